@@ -47,7 +47,7 @@ class Template:
 
     Args:
         words: its words.
-        shell: whether they are a line for the shell.
+        shell: whether they are a line for the shell; without any words each input is such a line.
         sources: number of inputs of each command; 0: it is one command, and taken as it is.
 
     Raises:
@@ -55,6 +55,8 @@ class Template:
     """
 
     def __init__(self, words: Sequence[str], shell: bool, sources: int) -> None:
+        #: Whether the inputs themselves are the commands.
+        self._is_input = not words
         self._words = (" ".join(words),) if shell else tuple(words)
         self._shell = shell
         found = [match for word in self._words for match in _PLACE.finditer(word)] if sources else []
@@ -72,6 +74,8 @@ class Template:
             sequence: its number, from 1.
             inputs: one of each source.
         """
+        if self._is_input:
+            return " ".join(inputs)
         if self._is_plain:
             return self._words[0] if self._shell else self._words
         if self._shell:
@@ -119,7 +123,7 @@ def divided(words: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """A command's words, and the inputs of each source after ``:::``.
 
     Raises:
-        InvalidValue: there is no command, or a source has no input.
+        InvalidValue: a source has no command before it, or no input.
     """
     parts: list[list[str]] = [[]]
     for word in words:
@@ -128,7 +132,7 @@ def divided(words: Sequence[str]) -> tuple[list[str], list[list[str]]]:
         else:
             parts[-1].append(word)
     command, *sources = parts
-    if not command:
+    if sources and not command:
         raise InvalidValue("a command", SOURCE, "the command comes before it: dtq run -- echo {} ::: a b c")
     if not all(sources):
         raise InvalidValue("a source", SOURCE, "inputs come after it: dtq run -- echo {} ::: a b c")

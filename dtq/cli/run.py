@@ -75,7 +75,7 @@ class _Shape:
     as_json: bool
     quiet: bool
 
-    def check(self, has_inputs: bool) -> None:
+    def check(self, has_command: bool, has_inputs: bool) -> None:
         """Make sure that its options fit together.
 
         Raises:
@@ -90,6 +90,8 @@ class _Shape:
         for name, value in {**many, "--null": self.null}.items():
             if value and not has_inputs:
                 raise click.UsageError(f"{name} is for many commands: give --each or ::: inputs.", ctx)
+        if not has_command and not (self.shell and self.each is not None):
+            raise click.UsageError("missing argument 'COMMAND'.", ctx)
         if self.live and (has_inputs or self.as_json):
             raise click.UsageError("--live is for a single command, without --json.", ctx)
         if self.null and self.each is None:
@@ -275,7 +277,7 @@ def _end(code: int) -> None:
         ("dtq run --wait --shell 'zcat {} | wc -l' ::: a.gz b.gz", "a line for the shell"),
     ),
 )
-@click.argument("words", metavar="COMMAND [ARG]... [::: INPUT...]", nargs=-1, type=options.TEXT, required=True)
+@click.argument("words", metavar="COMMAND [ARG]... [::: INPUT...]", nargs=-1, type=options.TEXT)
 @click.option(
     "--each", metavar="FILE", type=options.FILE, help="A command a line of FILE (-: standard input); all are one batch."
 )
@@ -350,15 +352,15 @@ def run(
 
     No shell is between, unless --shell is given. With inputs (--each, or behind :::) there is a task for each: {} in
     the command is the input, {.} without its extension, {/} its last part, {//} its directory, {#} its number; without
-    any of them the input comes last. After a second ::: there is a task for each combination; {1} and {2} are the
-    inputs.
+    any of them the input comes last. With --shell --each and no COMMAND each line is a command. After a second :::
+    there is a task for each combination; {1} and {2} are the inputs.
 
     An exit code other than 0 is the task's failure; it is retried only with --max-retries. With --wait and inputs the
     exit code is the number of failed commands, at most 101. Put -- before a command with options of its own.
     """
     shape = _Shape(**{one.name: given.pop(one.name) for one in fields(_Shape)})
     command, sources = divided(words)
-    shape.check(bool(sources) or shape.each is not None)
+    shape.check(bool(command), bool(sources) or shape.each is not None)
     if sources and shape.each is not None:
         raise click.UsageError("use --each or :::, not both.", click.get_current_context())
     if stdin == "-" == shape.each:

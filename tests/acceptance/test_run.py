@@ -127,6 +127,12 @@ def test_many_lines_are_one_batch(cluster: Home) -> None:
     assert (done.returncode, done.stdout) == (0, b"100000\n" * 2)
 
 
+def test_each_line_may_be_a_command(cluster: Home) -> None:
+    lines = b"echo one; exit 1\necho 'a  b' | tr a-z A-Z\n"
+    done = run(cluster, "--shell", "--each", "-", "--wait", "-k", input=lines)
+    assert (done.returncode, done.stdout) == (1, b"one\nA  B\n")
+
+
 def test_nothing_is_submitted_by_a_dry_run(cluster: Home) -> None:
     done = run(cluster, "--dry-run", "--", "cp", "{}", "{.}.bak", ":::", "a b.txt", "c")
     assert done.stdout.decode() == "cp 'a b.txt' 'a b.bak'\ncp c c.bak\n"
@@ -221,6 +227,8 @@ def test_a_worker_of_registered_task_types_refuses_commands(tmp_path: Path) -> N
         (["true", ":::"], "inputs come after it"),
         (["--each", "-", "--stdin", "-", "true"], "cannot both be standard input"),
         ([], "missing argument"),
+        (["--each", "jobs.py"], "missing argument"),
+        (["--live", "--wait", "true", ":::", "a"], "--live is for a single command"),
     ],
 )
 def test_options_that_do_not_fit_are_wrong_use(cluster: Home, words: list[str], sentence: str) -> None:
