@@ -56,6 +56,8 @@ COMMANDS: Final = {
     "store": Entry("store", "store", "Check a store that no coordinator uses."),
     "key": Entry("key", "key", "Make, list or revoke keys with fewer rights."),
     "keygen": Entry("keygen", "keygen", "Make an authkey, or certificates for TLS."),
+    "config": Entry("config", "config", "Show every setting, with its value and origin."),
+    "doctor": Entry("doctor", "doctor", "Check address, key, versions, clocks, disk and workers."),
     "completion": Entry("completion", "completion", "Print the completion script of a shell."),
 }
 
@@ -90,10 +92,16 @@ class Root(Group):
 def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
+    import sqlite3
+
     from dtq import __version__
+    from dtq.engines.schema import SCHEMA
+    from dtq.model.messages import PROTOCOL
 
     system = os.uname()
-    click.echo(f"dtq {__version__}, Python {sys.version.split()[0]}, {system.sysname} {system.machine}")
+    engine = f"SQLite {sqlite3.sqlite_version} (stores of version {SCHEMA})"
+    python = f"Python {sys.version.split()[0]}"
+    click.echo(f"dtq {__version__}, {python}, {engine}, protocol {PROTOCOL}, {system.sysname} {system.machine}")
     ctx.exit()
 
 

@@ -355,8 +355,8 @@ _WORKER: Final = {
     "by_reference": _Key("DTQ_BY_REFERENCE", _switch),
     "value_cache": _Key("DTQ_VALUE_CACHE", _size(0, 2**60)),
 }
-_ALL: Final[Mapping[str, Mapping[str, _Key]]] = {"": _TOP, "coordinator": _COORDINATOR, "worker": _WORKER}
-_KNOWN: Final = frozenset((table, key) for table, keys in _ALL.items() for key in keys)
+ALL_KEYS: Final[Mapping[str, Mapping[str, _Key]]] = {"": _TOP, "coordinator": _COORDINATOR, "worker": _WORKER}
+KNOWN_KEYS: Final = frozenset((table, key) for table, keys in ALL_KEYS.items() for key in keys)
 #: Key of a file or flag to field, if the field's name has the unit.
 _FIELDS: Final = {"lease": "lease_s", "keep_results": "keep_results_s", "grace": "grace_s"}
 
@@ -383,20 +383,32 @@ def _variable(name: str) -> str | None:
 
 def _resolve(table: str, flags: Mapping[str, Any], files: Sequence[ConfigFile]) -> dict[str, Any]:
     """The settings of a table, by field; unset ones are left out."""
-    found: dict[str, Any] = {}
-    for key, setting in _ALL[table].items():
-        field = _FIELDS.get(key, key)
-        if flags.get(key) not in (None, ()):
-            found[field] = setting.read(key.replace("_", " "), flags[key], _here())
-        elif setting.variable and (value := _variable(setting.variable)) is not None:
-            found[field] = _from_configuration(key, setting, setting.variable, value, _here())
-        else:
-            for file in files:
-                if (table, key) in file.values:
-                    written = file.values[table, key]
-                    found[field] = _from_configuration(key, setting, str(file.path), written, file.path.parent)
-                    break
-    return found
+    settings = ((field_of(key), find(table, key, flags, files)) for key in ALL_KEYS[table])
+    return {field: found[0] for field, found in settings if found is not None}
+
+
+def field_of(key: str) -> str:
+    """The field of a key of a file."""
+    return _FIELDS.get(key, key)
+
+
+def find(table: str, key: str, flags: Mapping[str, Any], files: Sequence[ConfigFile]) -> tuple[Any, str] | None:
+    """The value of a setting, and its origin: ``flag``, the variable or the file; None if it is not set.
+
+    Raises:
+        InvalidValue: a flag has a value that cannot be used.
+        BadConfig: a variable or a configuration file has such a value.
+    """
+    setting = ALL_KEYS[table][key]
+    if flags.get(key) not in (None, ()):
+        return setting.read(key.replace("_", " "), flags[key], _here()), "flag"
+    if setting.variable and (value := _variable(setting.variable)) is not None:
+        return _from_configuration(key, setting, setting.variable, value, _here()), setting.variable
+    for file in files:
+        if (table, key) in file.values:
+            written, origin = file.values[table, key], str(file.path)
+            return _from_configuration(key, setting, origin, written, file.path.parent), origin
+    return None
 
 
 def _flag_file(path: str | Path | None) -> Path | None:
@@ -409,7 +421,7 @@ def configured_authkey_file() -> Path | None:
     Raises:
         BadConfig: a configuration file cannot be used.
     """
-    path: Path | None = _resolve("", {}, config_files(_KNOWN)).get("authkey_file")
+    path: Path | None = _resolve("", {}, config_files(KNOWN_KEYS)).get("authkey_file")
     return path
 
 
@@ -419,7 +431,7 @@ def configured_tls_directory() -> Path | None:
     Raises:
         BadConfig: a configuration file cannot be used.
     """
-    path: Path | None = _resolve("", {}, config_files(_KNOWN)).get("tls")
+    path: Path | None = _resolve("", {}, config_files(KNOWN_KEYS)).get("tls")
     return path
 
 
@@ -430,7 +442,7 @@ def client_by_reference() -> bool:
     Raises:
         BadConfig: a configuration file cannot be used.
     """
-    found: bool = _resolve("", {}, config_files(_KNOWN)).get("by_reference", True)
+    found: bool = _resolve("", {}, config_files(KNOWN_KEYS)).get("by_reference", True)
     return found
 
 
@@ -440,7 +452,7 @@ def configured_log() -> LogSettings:
     Raises:
         BadConfig: a variable or a configuration file has a value that cannot be used.
     """
-    found = _resolve("", {}, config_files(_KNOWN))
+    found = _resolve("", {}, config_files(KNOWN_KEYS))
     return LogSettings(**{name: value for name, value in found.items() if name.startswith("log_")})
 
 
@@ -459,7 +471,7 @@ def client_addresses(explicit: Sequence[str] = ()) -> tuple[Address, ...]:
         BadConfig: the variable or a configuration file has an invalid one.
     """
     given: tuple[Address, ...]
-    given = _resolve("", {"connect": tuple(explicit)}, () if explicit else config_files(_KNOWN)).get("connect", ())
+    given = _resolve("", {"connect": tuple(explicit)}, () if explicit else config_files(KNOWN_KEYS)).get("connect", ())
     if given:
         return given
     local = read_connection()
@@ -478,7 +490,7 @@ def coordinator_settings(flags: Mapping[str, Any] | None = None) -> CoordinatorS
         BadConfig: a variable or a configuration file has such a value.
     """
     flags = flags or {}
-    found = _resolve("coordinator", flags, config_files(_KNOWN))
+    found = _resolve("coordinator", flags, config_files(KNOWN_KEYS))
     if "db" not in found:
         directory = state_directory()
         if directory is None:
@@ -500,7 +512,7 @@ def worker_settings(flags: Mapping[str, Any] | None = None) -> WorkerSettings:
         BadConfig: a variable or a configuration file has a value that cannot be used.
     """
     flags = flags or {}
-    found = _resolve("worker", flags, config_files(_KNOWN))
+    found = _resolve("worker", flags, config_files(KNOWN_KEYS))
     here = _here()
     paths = found.pop("paths", ())
     slots = found.pop("slots", None) or usable_cores()

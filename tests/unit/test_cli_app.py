@@ -100,7 +100,8 @@ def test_summaries_of_the_table_are_those_of_the_commands() -> None:
 
 def test_version_names_dtq_python_and_platform(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["-V"]) == 0
-    assert re.fullmatch(r"dtq \S+, Python 3\.\d+\.\S+, \w+ \w+\n", capsys.readouterr().out)
+    versions = r"dtq \S+, Python 3\.\d+\.\S+, SQLite 3\S+ \(stores of version \d+\), protocol \d+, \w+ \w+\n"
+    assert re.fullmatch(versions, capsys.readouterr().out)
 
 
 def test_no_command_shows_help_as_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,4 +271,4 @@ def test_completion_knows_the_commands() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dtq"], env={**os.environ, **variables}, capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == ["plain,coordinator", "plain,completion"]
+    assert done.stdout.split() == ["plain,coordinator", "plain,config", "plain,completion"]

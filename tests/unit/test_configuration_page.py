@@ -23,7 +23,7 @@ def test_page_has_every_key_and_its_variable() -> None:
 
     known = {
         (table, key): setting.variable or ELSEWHERE[table, key]
-        for table, keys in settings._ALL.items()
+        for table, keys in settings.ALL_KEYS.items()
         for key, setting in keys.items()
     }
     assert documented == known
