@@ -38,8 +38,9 @@ from dtq.model.states import State
 from dtq.model.wire import codec
 from dtq.transport import safepickle
 from dtq.transport.calls import METHODS, read_answer
-from dtq.transport.connection import MAX_MESSAGE, FileRange
+from dtq.transport.connection import MAX_MESSAGE
 from dtq.transport.connection_handler import ConnectionHandler
+from dtq.values.base import FileRange
 
 #: The roles of the keys that calls come with.
 ROLES = {

@@ -14,12 +14,12 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from dtq.errors import TooLarge
-from dtq.records import dataclass
 from dtq.transport import safepickle
+from dtq.values.base import Content, FileRange, size_of
 
 #: Largest message in bytes, the server's default.
 MAX_MESSAGE: Final = 16 << 20
@@ -79,21 +79,6 @@ def tune(sock: socket.socket) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-@dataclass(frozen=True, slots=True)
-class FileRange:
-    """Bytes of a file, to be sent.
-
-    Attributes:
-        descriptor: the file's; closed by the sender.
-        offset: offset of the first.
-        size: their number.
-    """
-
-    descriptor: int
-    offset: int
-    size: int
 
 
 #: Returns memory for the large content of a message, given the bytes before it, and its size. None to leave it in the
@@ -231,7 +216,7 @@ class Connection:
         else:
             self._pour([memoryview(part) for part in (length, *parts)])
 
-    def send_around(self, value: Any, content: Sequence[memoryview] | FileRange) -> None:
+    def send_around(self, value: Any, content: Content) -> None:
         """Send a message with a large content in the place of `safepickle.FILLER`, without a copy.
 
         Args:
@@ -241,7 +226,7 @@ class Connection:
         Raises:
             BadMessage, TooLarge, TimeoutError, OSError: as for `send`.
         """
-        size = content.size if isinstance(content, FileRange) else sum(part.nbytes for part in content)
+        size = size_of(content)
         before, after = safepickle.around(value, size)
         whole = len(before) + size + len(after)
         if whole > self.limit:

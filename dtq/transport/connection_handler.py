@@ -18,8 +18,9 @@ from dtq.model.values import CHUNK
 from dtq.model.wire import Method
 from dtq.transport import safepickle
 from dtq.transport.calls import HELLO, METHODS, RETURN, Answer, error_answer, read_call
-from dtq.transport.connection import Connection, FileRange
+from dtq.transport.connection import Connection
 from dtq.transport.permissions import AUDITED, act_by_name, act_of, acts_of, refusal
+from dtq.values.base import FileRange
 
 log = logging.getLogger("dtq.transport")
 audit = logging.getLogger("dtq.audit")

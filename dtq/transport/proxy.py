@@ -30,6 +30,7 @@ from dtq.transport.calls import HELLO, METHODS, RETURN, read_answer
 from dtq.transport.connection import Connection, Room
 from dtq.transport.endpoints import dial, reason
 from dtq.transport.handshake import check_key
+from dtq.values.base import Content, FileRange, size_of
 from dtq.wording import duration
 
 if TYPE_CHECKING:
@@ -64,15 +65,22 @@ class _Asked:
     """
 
     arguments: tuple[Any, ...]
-    parts: Sequence[memoryview] | None = None
+    parts: Content | None = None
     room: Room | None = None
 
 
-def _written(segment: int, offset: int, parts: Sequence[memoryview]) -> _Asked:
-    """The call that writes this piece."""
-    if sum(part.nbytes for part in parts) < safepickle.APART:
-        return _Asked(arguments=(segment, offset, b"".join(parts)))
-    return _Asked(arguments=(segment, offset, safepickle.FILLER), parts=parts)
+def _written(segment: int, offset: int, content: Content) -> _Asked:
+    """The call that writes this piece.
+
+    Raises:
+        ValueDamaged: its file is too short.
+    """
+    if isinstance(content, FileRange) and not content.whole:
+        raise ValueDamaged(content.size, "its segment is too short")
+    if size_of(content) >= safepickle.APART:
+        return _Asked(arguments=(segment, offset, safepickle.FILLER), parts=content)
+    data = content.read() if isinstance(content, FileRange) else b"".join(content)
+    return _Asked(arguments=(segment, offset, data))
 
 
 def _room(place: memoryview, _: bytes, size: int) -> memoryview | None:
@@ -233,19 +241,30 @@ class Proxy:
     workers = _remote(Service.workers)
     stop = _remote(Service.stop)
 
-    def write_values(self, pieces: Sequence[tuple[int, int, Sequence[memoryview]]]) -> list[DtqError | None]:
+    def write_values(self, pieces: Sequence[tuple[int, int, Content]]) -> list[DtqError | None]:
         """As `write_value`, of several pieces without waits for the answers between them.
 
         Args:
             pieces: segment, offset and bytes of each, possibly in parts.
 
         Returns:
-            For each piece the reason of its refusal; None if it was accepted.
+            For each piece the reason of its refusal; None if it was accepted. A piece whose file is too short is not
+            sent.
         """
-        refusals: list[DtqError | None] = []
-        asked = [_written(*piece) for piece in pieces]
-        self._converse("write_value", asked, lambda _, answer: refusals.append(_refusal("write_value", answer)))
-        return refusals
+        refusals: dict[int, DtqError | None] = {}
+        asked: dict[int, _Asked] = {}
+        for place, piece in enumerate(pieces):
+            try:
+                asked[place] = _written(*piece)
+            except ValueDamaged as error:
+                refusals[place] = error
+        places = list(asked)
+
+        def take(nth: int, answer: Any) -> None:
+            refusals[places[nth]] = _refusal("write_value", answer)
+
+        self._converse("write_value", list(asked.values()), take)
+        return [refusals[place] for place in range(len(pieces))]
 
     def read_values(
         self, pieces: Sequence[tuple[int, int, memoryview]], arrived: Callable[[int, DtqError | None], None]
@@ -408,7 +427,7 @@ class Proxy:
         name: str,
         plain: Any,
         timeout_s: float,
-        parts: Sequence[memoryview] | None = None,
+        parts: Content | None = None,
     ) -> None:
         """Make a call. Until its answer has come the connection is unusable for others, whatever the reason: an
         exception from elsewhere (a signal's), for one.

@@ -4,15 +4,58 @@ of the service.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from mmap import mmap
 from pickle import PickleBuffer
 from typing import BinaryIO, Protocol
 
+from dtq.errors import ValueDamaged
 from dtq.model.values import Value
+from dtq.records import dataclass
 
 #: Bytes in a caller's object, contiguous.
 Buffer = bytes | bytearray | memoryview | mmap | PickleBuffer
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Bytes of a file, to be sent.
+
+    Attributes:
+        descriptor: the file's; it stays open until they are sent.
+        offset: offset of the first.
+        size: their number.
+    """
+
+    descriptor: int
+    offset: int
+    size: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file is long enough."""
+        return os.fstat(self.descriptor).st_size >= self.offset + self.size
+
+    def read(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            ValueDamaged: the file is too short.
+        """
+        data = os.pread(self.descriptor, self.size, self.offset)
+        if len(data) < self.size:
+            raise ValueDamaged(self.size, "its segment is too short")
+        return data
+
+
+#: Bytes to be sent: in memory, possibly in parts, or in a file.
+Content = Sequence[memoryview] | FileRange
+
+
+def size_of(content: Content) -> int:
+    """Number of the bytes to be sent."""
+    return content.size if isinstance(content, FileRange) else sum(part.nbytes for part in content)
 
 
 class Draft(Protocol):

@@ -18,7 +18,7 @@ from dtq.errors import DtqError, TooLarge, ValueDamaged, ValueGone
 from dtq.model.messages import ANSWER_ENVELOPE
 from dtq.model.values import ALIGNMENT, CHUNK, MIN_CALLED, Value
 from dtq.records import replace
-from dtq.values.base import Buffer
+from dtq.values.base import Buffer, Content, FileRange, size_of
 from dtq.values.local import new_memory
 from dtq.values.place import SEGMENT_BYTES
 
@@ -32,8 +32,8 @@ WINDOW: Final = 4
 _rooms: Final[list[bytearray]] = []
 _MOST_ROOMS: Final = 2
 
-#: A piece to be written: segment, offset, and the bytes, possibly in parts.
-Outgoing = tuple[int, int, Sequence[memoryview]]
+#: A piece to be written: segment, offset, and the bytes.
+Outgoing = tuple[int, int, Content]
 #: A piece to be read: segment, offset, and its memory, which has the same size.
 Incoming = tuple[int, int, memoryview]
 #: Called for each piece after its arrival, with its index and the reason of its refusal. The next one does not arrive
@@ -62,9 +62,10 @@ def write_pieces(calls: ValueCalls, pieces: Sequence[Outgoing]) -> list[DtqError
     if at_once is not None:
         return cast("list[DtqError | None]", at_once(pieces))
     refusals: list[DtqError | None] = []
-    for segment, offset, parts in pieces:
+    for segment, offset, content in pieces:
         try:
-            calls.write_value(segment, offset, b"".join(parts))
+            data = content.read() if isinstance(content, FileRange) else b"".join(content)
+            calls.write_value(segment, offset, data)
         except DtqError as error:
             return [*refusals, *[error] * (len(pieces) - len(refusals))]
         refusals.append(None)
@@ -232,7 +233,7 @@ class WireDraft:
         if refusal is not None:
             raise refusal
 
-    def place(self, pieces: Sequence[Sequence[memoryview]]) -> list[Outgoing]:
+    def place(self, pieces: Sequence[Content]) -> list[Outgoing]:
         """The place of the bytes that follow the arrived ones.
 
         Args:
@@ -241,9 +242,9 @@ class WireDraft:
         placed: list[Outgoing] = []
         self._tried = max(self._tried, self.sent)
         at = self.sent
-        for parts in pieces:
-            placed.append((self._segment.number, self._start + at, parts))
-            at += sum(part.nbytes for part in parts)
+        for content in pieces:
+            placed.append((self._segment.number, self._start + at, content))
+            at += size_of(content)
         self._tried = max(self._tried, at)
         return placed
 
@@ -263,12 +264,12 @@ class WireDraft:
         before, self._epoch = self._epoch, self._service.epoch
         if self.sent and before != self._epoch:
             self._verify()
-        for (_, _, parts), refusal in zip(pieces, refusals, strict=True):
+        for (_, _, content), refusal in zip(pieces, refusals, strict=True):
             if refusal is not None:
                 return refusal
-            for part in parts:
-                self.sent += part.nbytes
-                if self._values.checked:
+            self.sent += size_of(content)
+            if self._values.checked:
+                for part in [content.read()] if isinstance(content, FileRange) else content:
                     self.crc = zlib.crc32(part, self.crc)
         return None
 

@@ -25,6 +25,7 @@ from dtq.model.messages import Released, Succeeded
 from dtq.model.values import MOST_WITHOUT_ROOM, Value, describe, is_description, named, rest
 from dtq.records import replace
 from dtq.transport.backoff import Backoff
+from dtq.values.base import Content, FileRange
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
 from dtq.values.wire import WINDOW, Outgoing, WireValues
@@ -63,30 +64,38 @@ class _Carry:
         except BaseException:
             os.close(self._file)
             raise
+        #: Whether its checksum must be compared; else the kernel sends it, and nobody reads it here.
+        self._checked = values.checked or value.crc > 0
 
     def pieces(self, memories: Sequence[bytearray]) -> list[Outgoing]:
         """The next pieces.
 
         Args:
-            memories: memory of each until it is sent.
+            memories: memory of each until it is sent, if it is read.
 
         Raises:
             ValueGone, ValueDamaged, OSError: they cannot be read.
         """
         at = self._draft.sent
-        pieces: list[memoryview] = []
+        if at == 0 and os.pread(self._file, 1, self._start) == b"\0":
+            raise ValueGone(self._value.length)
+        pieces: list[Content] = []
         for memory in memories:
             size = min(len(memory), self._draft.chunk, self._value.length - at)
             if not size:
                 break
-            piece = memoryview(memory)[:size]
-            if os.preadv(self._file, [piece], self._start + at) != size:
+            content = FileRange(self._file, self._start + at, size)
+            if not content.whole:
                 raise ValueDamaged(self._value.length, "its segment is too short")
-            if at == 0 and not piece[0]:
-                raise ValueGone(self._value.length)
-            pieces.append(piece)
+            pieces.append([self._read(content, memory)] if self._checked else content)
             at += size
-        return self._draft.place([[piece] for piece in pieces])
+        return self._draft.place(pieces)
+
+    def _read(self, content: FileRange, memory: bytearray) -> memoryview:
+        piece = memoryview(memory)[: content.size]
+        if os.preadv(self._file, [piece], content.offset) != content.size:
+            raise ValueDamaged(self._value.length, "its segment is too short")
+        return piece
 
     def took(self, pieces: Sequence[Outgoing], refusals: Sequence[DtqError | None]) -> DtqError | None:
         """See `WireDraft.took`."""

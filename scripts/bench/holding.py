@@ -105,26 +105,23 @@ def in_files(directories: set[Path]) -> int:
     return found
 
 
-def places() -> set[Path]:
-    """Where values of clusters lie now."""
-    return {place for top in ("/dev/shm", tempfile.gettempdir()) for place in Path(top).glob("dtq-*")}
-
-
 def dropped(report: Report, options: Options, store: Path | None) -> None:
     """Results that are read and dropped."""
     size, count = 4 * MB, options.pick(10_000, 4)
-    others = places()
     with dtq.Executor.local(SLOTS, paths=[BENCH], db=store) as executor:
         assert len(executor.submit(made_array, size, 0).result()) == size
         cluster = executor._completer.cluster
         assert cluster is not None
         coordinator = psutil.Process(cluster.pids["coordinator"])
         before = coordinator.memory_info().rss
+        offer = executor._completer.core.session.values
+        assert offer is not None
+        places = {Path(directory) for directory in offer.directories} if store is None else {store.parent}
         memory, files = [before], [0]
 
         def look() -> None:
             memory.append(coordinator.memory_info().rss)
-            files.append(in_files((places() - others) | (set() if store is None else {store.parent})))
+            files.append(in_files(places))
 
         waiting: deque[Any] = deque()
         start = time.perf_counter()

@@ -23,6 +23,7 @@ from dtq.model.messages import Exchange, Holding, Succeeded
 from dtq.model.states import State
 from dtq.model.values import CHUNK, Value, describe, is_description, named
 from dtq.transport.safepickle import APART
+from dtq.values.base import FileRange
 from dtq.values.local import LocalValues
 from dtq.values.offers import reachable
 from dtq.values.place import SEGMENT_BYTES, Place
@@ -191,6 +192,24 @@ def _read(service: ValueCalls, pieces: Sequence[Incoming]) -> list[DtqError | No
 
     read_pieces(service, pieces, arrived)
     return refusals
+
+
+def test_pieces_out_of_files_are_written_like_others(house: House, tmp_path: Path) -> None:
+    # Given pieces in a file, one of which it is too short for
+    client, data = house.client(), os.urandom(300_000)
+    (tmp_path / "pieces").write_bytes(data)
+    with (tmp_path / "pieces").open("rb") as file:
+        ranges = [FileRange(file.fileno(), at, size) for at, size in ((100, 200_000), (7, 50), (250_000, 60_000))]
+        pieces = [(5, 0, ranges[0]), (5, 200_000, ranges[1]), (6, 0, ranges[2])]
+
+        # When they are written
+        refusals = write_pieces(client.service, pieces)
+
+    # Then that one is refused, and the others are there
+    assert [type(refusal) for refusal in refusals] == [type(None), type(None), ValueDamaged]
+    assert client.service.read_value(5, 0, 200_050) == data[100:200_100] + data[7:57]
+    with pytest.raises(ValueGone):
+        client.service.read_value(6, 0, 1)
 
 
 def test_an_abandoned_value_harms_no_other(house: House) -> None:

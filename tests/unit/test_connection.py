@@ -13,7 +13,8 @@ import pytest
 
 from dtq.errors import BadMessage, TooLarge
 from dtq.transport import safepickle
-from dtq.transport.connection import Connection, FileRange, tune
+from dtq.transport.connection import Connection, tune
+from dtq.values.base import FileRange
 
 Pair = tuple[Connection, Connection]
 
