@@ -158,9 +158,9 @@ class Engine(Protocol):
         """Apply all changes, in order, or none.
 
         Afterwards they are as durable as the engine was told to make them, with the values that their rows name; these
-        stay as long as one of the rows does. Missing values are logged. If room is scarce, changes that store arguments
-        are refused first: room is set aside for the ends of accepted work. An empty commit writes nothing and only
-        returns whether there is room.
+        stay as long as one of the rows does. Missing values are logged. If room is scarce, output of tasks is left out,
+        and changes that store arguments are refused: room is set aside for the ends of accepted work. An empty commit
+        writes nothing and only returns whether there is room.
 
         Args:
             changes: the changes.

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from dtq.core.changes import Change, Row, Totals
+from dtq.core.changes import Change, OutputPage, Row, Stored, Totals
 from dtq.engines import commit_marker as marks
 from dtq.engines import schema
 from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch
@@ -78,6 +78,8 @@ class _Use:
     #: Whether there may be output of tasks.
     printed: bool
     closing: contextlib.ExitStack
+    #: Whether output was left out, for lack of room.
+    output_left_out: bool = False
 
 
 class SqliteEngine:
@@ -140,6 +142,8 @@ class SqliteEngine:
         """See `Engine.commit`."""
         use = self._used()
         self._check_presence(use)
+        if changes and use.reserve.short:
+            changes = self._without_output(use, changes)
         if changes:
             sheet = WritePlan(changes, valued=use.valued, linked=use.linked, printed=use.printed)
             use.linked |= sheet.linked
@@ -169,6 +173,14 @@ class SqliteEngine:
             unfinished=use.vacuum.due or use.segments.unfinished,
             again_s=use.segments.again_s,
         )
+
+    def _without_output(self, use: _Use, changes: Sequence[Change]) -> Sequence[Change]:
+        """The changes without what tasks have printed: the room that is left is for the ends of accepted work."""
+        kept = [change for change in changes if type(change) is not Stored or type(change.row) is not OutputPage]
+        if len(kept) < len(changes) and not use.output_left_out:
+            _log.warning("no room in %s for what tasks print: it is left out", self._path)
+        use.output_left_out = use.output_left_out or len(kept) < len(changes)
+        return kept
 
     def sync(self, values: Sequence[Value]) -> None:
         """See `Engine.sync`."""

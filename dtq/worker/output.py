@@ -32,6 +32,9 @@ log = logging.getLogger("dtq.task")
 #: Bounds of a slot's logged output: bytes a second in the long run, and bytes at once.
 LOG_RATE: Final = 16 << 10
 LOG_BURST: Final = 128 << 10
+#: Bytes that there must be room for before output is logged again, once some was left out: or a line about that would
+#: come with every few bytes.
+LOG_AGAIN: Final = 2 << 10
 #: Longest line in the log, in bytes.
 LONGEST_LINE: Final = 2000
 _READ: Final = 1 << 16
@@ -182,7 +185,7 @@ class Output:
         now = time.monotonic()
         self._budget = min(LOG_BURST, self._budget + (now - self._refilled_at) * LOG_RATE)
         self._refilled_at = now
-        if self._budget < 1:
+        if self._budget < (LOG_AGAIN if self._left_out else 1):
             self._left_out += len(data)
             return
         if self._line and serial != self._line_of:  # the last line of a task, without its end

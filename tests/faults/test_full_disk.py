@@ -212,3 +212,27 @@ def test_values_that_fill_the_disk_do_not_stop_accepted_work(disk: SmallDisk) ->
     assert said == {"values": said["values"], "recorded": True, "left": 0, "again": said["again"]}
     assert said["values"] > 20
     assert said["again"] > 0.8 * said["values"]  # the rest is what the small results take
+
+
+def test_output_has_no_part_of_the_room_that_is_kept_for_the_ends_of_accepted_work(
+    disk: SmallDisk, tmp_path: Path
+) -> None:
+    """Accepted tasks print more than a full disk's reserve holds: every outcome is recorded all the same."""
+    with Cluster(tmp_path, store=disk.place / "queue.db", within=disk.within) as cluster:
+        coordinator = cluster.coordinator()
+        producer = Producer(cluster.service())
+        # Given accepted tasks, and a disk that another program has filled
+        batch = producer.submit("print_much", [(60_000,)] * 250)
+        disk.fill()
+        # When a worker runs them
+        cluster.worker()
+        # Then each has its result, and the last ones have no output
+        assert producer.values(batch) == [60_000] * 250
+        coordinator.await_line("for what tasks print: it is left out")
+        assert producer.service.output(batch, 249, 0, 0, 0.0).data == b""
+        # And with room again it is kept
+        disk.make_room()
+        assert seconds_until_accepted(producer) < RESUMES_S
+        again = producer.submit("print_much", [(100,)])
+        assert producer.values(again) == [100]
+        assert len(producer.service.output(again, 0, 0, 0, 0.0).data) == 100
