@@ -34,7 +34,7 @@ LOG_RATE: Final = 16 << 10
 LOG_BURST: Final = 128 << 10
 #: Bytes that there must be room for before output is logged again, once some was left out: or a line about that would
 #: come with every few bytes.
-LOG_AGAIN: Final = 2 << 10
+LOG_AGAIN: Final = 256
 #: Longest line in the log, in bytes.
 LONGEST_LINE: Final = 2000
 _READ: Final = 1 << 16
