@@ -23,7 +23,7 @@ from dtq.model.weight import first_within
 #: Most batches in one answer.
 MOST: Final = 1_000
 #: Batches that are read at once; their unfinished ones are looked at under one lock.
-_STRETCH: Final = 250
+_STRETCH: Final = 500
 #: Most batches that one call looks at.
 _LOOKS: Final = 10_000
 
