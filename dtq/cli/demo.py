@@ -14,12 +14,28 @@ import click
 from dtq.cli.click_classes import Command
 from dtq.cli.failures import TaskTrouble, complain
 from dtq.cli.output import say, write
+from dtq.wording import counted
 
 if TYPE_CHECKING:
     from dtq.model.dashboard import Dashboard
 
 #: Pause between two lines of progress without a live view, in seconds.
 _LINES_S: Final = 2.0
+#: Lines of a terminal that stay free for what is said above the live view.
+_SAID: Final = 3
+#: Styles of the looks of a frame: the colours of states are those of `dtq top`.
+_STYLES: Final = {
+    "DIM": "dim",
+    "STRONG": "bold",
+    "BAR": "reverse",
+    "BLOCKED": "cyan",
+    "SCHEDULED": "cyan",
+    "PENDING": "cyan",
+    "RUNNING": "blue",
+    "SUCCEEDED": "green",
+    "DEAD": "red",
+    "CANCELLED": "yellow",
+}
 
 
 class _Plain:
@@ -50,7 +66,10 @@ class _Live:
     """
 
     def __init__(self, live: Any) -> None:
+        from dtq.demo.frame import Frames
+
         self._live = live
+        self._frames = Frames(unicode="utf" in (sys.stderr.encoding or "").lower())
 
     def say(self, text: str) -> None:
         """See `View.say`."""
@@ -60,9 +79,13 @@ class _Live:
         """See `View.show`."""
         from rich.text import Text
 
-        from dtq.demo.frame import frame
-
-        self._live.update(Text("\n".join(frame(title, ended, total, seen)), no_wrap=True, overflow="crop"))
+        width, height = self._live.console.size
+        shown = Text(no_wrap=True, overflow="crop")
+        for spans in self._frames.draw(title, ended, total, seen, width, height - _SAID):
+            for span in spans:
+                shown.append(span.text, _STYLES.get(span.look.name, ""))
+            shown.append("\n")
+        self._live.update(shown)
 
 
 @contextmanager
@@ -79,17 +102,27 @@ def _view(live: bool) -> Iterator[_Plain | _Live]:
 
 @contextmanager
 def _undisturbed_end() -> Iterator[None]:
-    """Have Ctrl-C interrupt the block once: what follows ends the cluster, and takes less than a few seconds."""
+    """Have a signal interrupt the block once: what follows ends the cluster, and takes a few seconds at most.
 
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
+    Raises:
+        KeyboardInterrupt: after Ctrl-C.
+        TaskTrouble: after another request to end, with its exit code.
+    """
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    def interrupt(number: int, _: object) -> None:
+        for ending in before:
+            signal.signal(ending, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else TaskTrouble(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # `nohup` ignores SIGHUP
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.command(
@@ -131,7 +164,8 @@ def demo(tasks: int, workers: int, slots: int, failure_rate: float, seed: int, l
     began = time.monotonic()
     load = Load(tasks=tasks, failure_rate=failure_rate, seed=seed)
     with _undisturbed_end(), _view(live) as view:
-        view.say(f"starting a coordinator and {workers} workers of {slots} slots each")
+        each = " each" if workers > 1 else ""
+        view.say(f"starting a coordinator and {counted(workers, 'worker')} of {counted(slots, 'slot')}{each}")
         with DemoCluster(workers, slots) as cluster:
             view.say(f"they run, at {cluster.address}")
             outcome = run(cluster, load, view)

@@ -91,13 +91,14 @@ class _Process:
             ClusterEnded: it has ended.
         """
         if self._popen.poll() is not None:
-            raise self._failure(f"ended with exit code {self._popen.returncode}")
+            code = self._popen.returncode
+            raise self._failure(f"was killed by {_signal(-code)}" if code < 0 else f"ended with exit code {code}")
 
     def _failure(self, what: str) -> ClusterEnded:
         with contextlib.suppress(OSError):
             log = printable_line(self._log.read_text(errors="replace")[-_LOG:].strip())
-            return ClusterEnded(f"the {self.name} {what}; its log: {log}" if log else f"the {self.name} {what}")
-        return ClusterEnded(f"the {self.name} {what}")
+            return ClusterEnded(f"{self.name} {what}; its log: {log}" if log else f"{self.name} {what}")
+        return ClusterEnded(f"{self.name} {what}")
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it runs."""
@@ -195,6 +196,10 @@ class DemoCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _signal(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _environment(directory: Path) -> dict[str, str]:

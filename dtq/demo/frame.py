@@ -1,64 +1,67 @@
-"""One frame of the demo's live dashboard, as lines of text."""
+"""One frame of the demo's live view: how far it is, what waits by priority, and the first screen of `dtq top`. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
 from typing import Final
 
-from dtq.model.dashboard import Dashboard, WorkerLine
-from dtq.model.text import printable_line
-from dtq.wording import duration, rate
+from dtq.dashboard import overview
+from dtq.dashboard.board import Board, Link
+from dtq.dashboard.charts import ASCII, BLOCKS, merged
+from dtq.dashboard.lines import Line, Look, Span, fitted, line
+from dtq.model.dashboard import Dashboard, History
+from dtq.model.fields import PRIORITIES
 
-#: Width of bars, in characters; most workers, and latest failures, that are shown.
+#: Width of the bar, in characters.
 _BAR: Final = 30
-_WORKERS: Final = 16
-_FAILURES: Final = 3
 
 
-def frame(title: str, ended: int, total: int, seen: Dashboard) -> list[str]:
-    """The lines of a frame.
+class Frames:
+    """Draws frames, each of what is seen then and of the history so far.
 
     Args:
-        title: what runs.
-        ended: how many of its tasks have ended.
-        total: how many it has.
-        seen: the cluster.
+        unicode: whether the terminal shows block characters.
     """
-    return list(_lines(title, ended, total, seen))
+
+    def __init__(self, *, unicode: bool) -> None:
+        self._blocks = BLOCKS if unicode else ASCII
+        self._history: tuple[History, ...] = ()
+
+    def draw(self, title: str, ended: int, total: int, seen: Dashboard, columns: int, height: int) -> list[Line]:
+        """A frame.
+
+        Args:
+            title: what runs.
+            ended: how many of its tasks have ended.
+            total: how many it has.
+            seen: the cluster.
+            columns: the width of the terminal.
+            height: its height.
+        """
+        self._history = merged(self._history, seen.history)
+        now = time.monotonic()
+        board = Board(
+            link=Link(address="", heard_at=now), seen=seen, history=self._history, blocks=self._blocks, monotonic=now
+        )
+        lines = [_title(title, ended, total), _depths(seen)]
+        lines += overview.body(board, seen, columns, height - len(lines))
+        return [fitted(one, columns) for one in lines[:height]]
 
 
-def _lines(title: str, ended: int, total: int, seen: Dashboard) -> Iterator[str]:
-    counts = seen.counts
-    yield f"{title}  {bar(ended, total)}  {ended:,}/{total:,}"
-    yield (
-        f"pending {counts.pending:,}  running {counts.running:,}  backing off {counts.scheduled:,}"
-        f"  succeeded {counts.succeeded:,}  dead {counts.dead:,}"
-        f"  |  {rate(seen.rates.done)} done, {rate(seen.rates.failed)} failed"
-    )
-    yield ""
-    yield f"{'WORKER':<12}{'STATE':<10}{'SLOTS':<{_BAR // 2 + 7}}{'DONE':>8}{'FAILED':>8}  RUNS"
-    yield from (_worker(worker) for worker in seen.workers[:_WORKERS])
-    yield ""
-    depths = {depth.priority: depth.count for line in seen.queues for depth in line.depths}
-    deepest = max(depths.values(), default=0)
-    yield f"{'WAITING':<12}{counts.pending:,}"
-    for priority in sorted(depths):
-        yield f"  P{priority:<9}{bar(depths[priority], deepest)}  {depths[priority]:,}"
-    yield ""
-    for failure in seen.failures[:_FAILURES]:
-        fate = "dead letter" if failure.dead else "again"
-        text = f"{failure.id}  attempt {failure.attempt} of {failure.most}, {fate}: {failure.message}"
-        yield printable_line(text)[:100]
+def _title(title: str, ended: int, total: int) -> Line:
+    full = min(_BAR, _BAR * ended // total) if total > 0 else 0
+    bar = "#" * full + "." * (_BAR - full)
+    return line(Span(f" {title}", Look.STRONG), f"  {bar}  {ended:,}/{total:,}")
 
 
-def _worker(worker: WorkerLine) -> str:
-    slots = f"{bar(worker.busy, worker.size, _BAR // 2)} {worker.busy}/{worker.size}"
-    runs = " ".join(f"{slot.task} ({duration(slot.seconds)})" for slot in worker.slots if slot.task)
-    name, state = printable_line(worker.name), worker.state.value
-    return f"{name:<12}{state:<10}{slots:<{_BAR // 2 + 7}}{worker.done:>8,}{worker.failed:>8,}  {runs}"
-
-
-def bar(part: int, whole: int, width: int = _BAR) -> str:
-    """A bar of a part of a whole."""
-    full = min(width, width * part // whole) if whole > 0 else 0
-    return "#" * full + "." * (width - full)
+def _depths(seen: Dashboard) -> Line:
+    """The waiting tasks by priority, of all queues."""
+    depths: dict[int, int] = {}
+    for queue in seen.queues:
+        for depth in queue.depths:
+            depths[depth.priority] = depths.get(depth.priority, 0) + depth.count
+    parts: list[Span] = [Span(" waiting:", Look.DIM)]
+    for priority in range(PRIORITIES[0], PRIORITIES[1] + 1):
+        count = depths.get(priority, 0)
+        parts.append(Span(f"  P{priority} {count:,}", Look.PENDING if count else Look.DIM))
+    return tuple(parts)

@@ -113,7 +113,11 @@ def run(cluster: DemoCluster, load: Load, view: View) -> Outcome:
         key, origin = load_authkey(str(cluster.authkey_file))
         service = Proxy([parse_address(cluster.address)], key, _hello(), key_source=origin)
         stack.enter_context(service)
-        return _Show(cluster, client, service, load, view).run()
+        try:
+            return _Show(cluster, client, service, load, view).run()
+        except DtqError:
+            cluster.check()  # a process that has ended tells more than the calls that it does not answer
+            raise
 
 
 def _close(client: Client) -> None:
@@ -135,6 +139,8 @@ class _Show:
         self._load = load
         self._view = view
         self._checks: list[tuple[str, bool]] = []
+        #: The end of the history that the view knows.
+        self._known = 0.0
 
     def run(self) -> Outcome:
         """See `run`."""
@@ -161,7 +167,8 @@ class _Show:
         most, at = -1, time.monotonic()
         while True:
             self._cluster.check()
-            seen = self._service.dashboard(time.time())
+            seen = self._service.dashboard(self._known)
+            self._known = max((one.end for one in seen.history if one.step_s == 1), default=self._known)
             done = ended(seen)
             self._view.show(title, done, total, seen)
             if done >= total:

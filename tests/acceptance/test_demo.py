@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cluster import DEADLINE_S, clean_environment, until
 
 DEMO = (sys.executable, "-m", "dtq", "demo", "--workers", "2", "--slots", "1", "--seed", "3")
@@ -57,7 +59,8 @@ def test_demo_measures_priorities_against_the_order_of_submission(tmp_path: Path
     assert _left(tmp_path) == []
 
 
-def test_demo_ends_with_ctrl_c_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_demo_that_is_interrupted_ends_at_once_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     # Given a demo in the middle of its work
     (tmp_path / "tmp").mkdir()
     with (tmp_path / "log").open("wb") as log:
@@ -71,9 +74,9 @@ def test_demo_ends_with_ctrl_c_at_once_and_leaves_nothing(tmp_path: Path) -> Non
         assert len(_left(tmp_path)) >= 3
         # When it is interrupted, by somebody who is impatient
         for _ in range(2):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
         # Then it ends with the code of that
-        assert process.wait(DEADLINE_S) == 130
+        assert process.wait(DEADLINE_S) == 128 + number
     finally:
         process.kill()
         process.wait()

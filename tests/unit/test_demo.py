@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from dtq.demo.frame import bar, frame
+from dtq.dashboard.lines import plain
+from dtq.demo.frame import Frames
 from dtq.demo.load import RETRIES, Load, Round, mean_wait, reduction
 from dtq.demo.report import lines
 from dtq.demo.show import Outcome, Work
@@ -74,7 +75,7 @@ def test_report_shows_what_was_measured_and_what_does_not_hold() -> None:
 def test_frame_shows_workers_depths_and_failures_and_nothing_that_a_terminal_obeys() -> None:
     slot = SlotLine(number=1, batch=7, index=3, function="dtq.demo.tasks:request", attempt=1, seconds=0.25)
     worker = WorkerLine(
-        name="w\x1b[31m", host="lab", pid=1, state=WorkerState.BUSY, size=2, busy=1, done=12, failed=3, slots=(slot,)
+        name="w\x1b[31m", host="lab", pid=1, state=WorkerState.WORKING, size=2, busy=1, done=12, failed=3, slots=(slot,)
     )
     queue = QueueLine(
         name="q", ready=30, running=1, scheduled=0, blocked=0, oldest_s=1.0, workers=1,
@@ -89,11 +90,14 @@ def test_frame_shows_workers_depths_and_failures_and_nothing_that_a_terminal_obe
         hour_failed=1, counts=Counts(pending=30, running=1, succeeded=12, dead=1), rates=Rates(done=40.0, failed=2.0),
         queues=(queue,), workers=(worker,), failures=(failure,),
     )  # fmt: skip
-    shown = frame("requests", 13, 44, seen)
-    assert shown[0] == "requests  ########......................  13/44"
-    assert "40/s done, 2/s failed" in shown[1]
-    assert any("busy      #######........ 1/2" in line and "7.3 (250 ms)" in line for line in shown)
-    assert f"  P9        {bar(20, 20)}  20" in shown
-    assert any(line.startswith("7.2  attempt 4 of 4, dead letter: lost") for line in shown)
-    assert all(line.isprintable() for line in shown)
-    assert (bar(0, 0, 4), bar(9, 3, 4)) == ("....", "####")
+    frames = Frames(unicode=False)
+    for columns, height in ((80, 21), (200, 47)):
+        shown = [plain(one) for one in frames.draw("requests", 13, 44, seen, columns, height)]
+        assert len(shown) <= height
+        assert max(map(len, shown)) <= columns
+        text = "\n".join(shown)
+        assert shown[0] == " requests  ########......................  13/44"
+        assert shown[1] == " waiting:  P1 10  P2 0  P3 0  P4 0  P5 0  P6 0  P7 0  P8 0  P9 20  P10 0"
+        assert "7.2" in text
+        assert "lost" in text
+        assert all(one.isprintable() for one in shown)
