@@ -76,6 +76,11 @@ def held_from(lease: Lease) -> int:
     return lease.lo + (lease.token in running(lease.worker))
 
 
+def running_since(lease: Lease) -> float:
+    """Since when the first task of a lease runs, as far as that is known."""
+    return lease.since if lease.started else max(lease.since, lease.worker.settled_at)
+
+
 def ahead_of(lease: Lease, index: int) -> int:
     """The number of tasks that a worker has before a held one."""
     count = index - lease.lo

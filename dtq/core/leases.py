@@ -65,6 +65,7 @@ class Worker:
         "queues",
         "room",
         "session",
+        "settled_at",
         "spared",
         "spread",
         "succeeded",
@@ -90,6 +91,8 @@ class Worker:
         #: Number of its newest message, and of the call that was under way beside that.
         self.call = self.beside = 0
         self.expires_at = expires_at
+        #: When it last reported the end of a task: a lease that a slot went on to has started about then.
+        self.settled_at = 0.0
         #: Whether it was given more time after a pause of the coordinator, and has not been heard since.
         self.spared = False
         #: Tasks that succeeded there, and attempts that did not.

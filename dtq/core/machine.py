@@ -419,6 +419,8 @@ class Machine:
                 self._failed(worker, outcome, now)
         for back in reversed(released):  # successors before the task that they wait for
             self._released(worker, back, now)
+        if outcomes:
+            worker.settled_at = now
         self._reconcile(worker, message, answer, now)
         return answer
 
@@ -453,7 +455,7 @@ class Machine:
                 continue
             if not lease.started and held.started >= lease.lo:
                 lease.started = True
-                lease.since = now
+                lease.since = max(lease.since, worker.settled_at)
             answer.cancel += self._cancellations(lease)
         unsaid = worker.leases.keys() - {held.token for held in message.holding}
         for lease in [worker.leases[token] for token in sorted(unsaid)]:
@@ -615,7 +617,7 @@ class Machine:
             first = lease.lo
             if lease.started and not lease.batch.blocked:
                 queue_state.shorten(lease, first + 1)
-                queue_state.attempt_ended(lease, first, Outcome.CRASHED, failure, lease.granted_at, now)
+                queue_state.attempt_ended(lease, first, Outcome.CRASHED, failure, lease.since, now)
                 first += 1
             if first < lease.hi:
                 queue_state.give_back(lease, first, lease.hi, now)

@@ -14,7 +14,7 @@ from dtq.core import wall_moments
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import BatchRow
 from dtq.core.heap import Run, RunHeap, ahead
-from dtq.core.held import ahead_of, held, held_from, held_state
+from dtq.core.held import ahead_of, held, held_from, held_state, running_since
 from dtq.core.leases import Lease, Worker
 from dtq.core.limits import Bucket
 from dtq.core.lines import Line
@@ -329,7 +329,7 @@ def _view(
         crashes=task.crashes if task is not None else 0,
         submitted_at=batch.submitted_at,
         due_at=due_at,
-        started_at=None if lease is None or held else lease.since,
+        started_at=None if lease is None or held else running_since(lease),
         worker=lease.worker.name if lease is not None else "",
         held=held,
         cancelling=task is not None and task.cancelling,

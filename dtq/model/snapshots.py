@@ -63,7 +63,7 @@ class Attempt:
     Attributes:
         number: which attempt of the task, from 1.
         outcome: how it ended.
-        started_at: when it was started (for a lost worker: leased).
+        started_at: when it was started (for a lost worker: when the task before it had ended, or it was leased).
         ended_at: when that was reported.
         worker: name of the worker.
         failure: why.
