@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from dtq.cli.render_json import counts_text, failure_text
 from dtq.client.batch_handle import BatchHandle
@@ -182,8 +182,17 @@ def finder(queue: ClientCore, batch: int) -> Callable[[State], TaskView | None]:
     return find
 
 
-#: Looks at awaited tasks.
-Look = TaskLook | BatchLook | RunLook
+class Look(Protocol):
+    """Looks at awaited tasks."""
+
+    @property
+    def name(self) -> str:
+        """Their noun and id."""
+        ...
+
+    def __call__(self) -> Step:
+        """Their progress."""
+        ...
 
 
 def attempt_text(view: TaskView, attempt: Attempt) -> str:

@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
 from dtq.cli import options
+from dtq.cli.awaited import Awaited, count_run, is_task, run_of
 from dtq.cli.calling import client
 from dtq.cli.click_classes import Command
 from dtq.cli.failures import TaskTrouble
-from dtq.cli.looks import BatchLook, Look, RunLook, TaskLook
 from dtq.cli.meanwhile import telling
 from dtq.cli.output import say, write, write_json
 from dtq.cli.raw import print_raw, raw_pieces, save
 from dtq.cli.render_json import counts_json, counts_text
-from dtq.cli.tasks import selected
-from dtq.cli.waiting import Deadline, interruptible, print_batch, print_each, print_task, wait_for
+from dtq.cli.waiting import Deadline, interruptible, print_batch, print_each, print_task
 from dtq.client.handle import TaskHandle
-from dtq.client.sync import Client
 from dtq.config.values import format_size
 from dtq.errors import NotFinished
-from dtq.model.ids import TaskId, parse_named
-from dtq.model.snapshots import Counts, TaskView
-from dtq.model.states import State
-
-
-def _is_task(queue: Client, text: str) -> bool:
-    """Whether an id names one task: by its index, or because its batch has no other."""
-    named = parse_named(text)
-    if named.lo is not None:
-        return named.run is None
-    view = queue.batch_status(named.batch)
-    return view.complete and view.size == 1
-
-
-def _run_of(queue: Client, text: str) -> list[TaskHandle[Any]]:
-    """The tasks of a run; empty if the id is no run's."""
-    named = parse_named(text)
-    run = named.run
-    if run is None:
-        return []
-    queue.status(f"{named.batch}.{run[-1]}")  # all of it exists
-    return [queue.get(f"{named.batch}.{index}") for index in run]
-
-
-def _counts(queue: Client, text: str) -> Counts:
-    """The tasks of a run by state."""
-    ids = selected((text,))
-    lo, hi = ids[0][1], ids[-1][1] + 1
-    counts: Counter[State] = Counter()
-    for view in queue.tasks(*(TaskId(batch, index) for batch, index in ids), limit=0):
-        # Like tasks on either side of the run are in its views, too.
-        counts[view.state] += max(0, min(view.index + view.count, hi) - max(view.index, lo))
-    return Counts(**{state.value: counts[state] for state in State})
 
 
 @click.command(
@@ -82,15 +45,15 @@ def result(
     if as_json and (raw or out is not None):
         raise click.UsageError("use --json, or --raw or --out.", click.get_current_context())
     with client(addresses, authkey_file) as queue:
-        run = _run_of(queue, task_id)
-        if (raw or out is not None) and (run or not _is_task(queue, task_id)):
+        run = run_of(queue, task_id)
+        if (raw or out is not None) and (run or not is_task(queue, task_id)):
             raise click.UsageError("--raw and --out are for one task, as in 17.0.", click.get_current_context())
         if run:
-            counts = _counts(queue, task_id)
+            counts = count_run(queue, task_id)
             if counts.unfinished:
                 raise NotFinished(task_id, f"unfinished ({counts_text(counts)})")
             print_each(run, as_json=as_json)
-        elif _is_task(queue, task_id):
+        elif is_task(queue, task_id):
             seen = queue.status(task_id)
             if not seen.state.final:
                 raise NotFinished(str(seen.id), seen.state.value)
@@ -116,57 +79,6 @@ def _write_raw(handle: TaskHandle[Any], out: str | None) -> None:
         print_raw(pieces)
     else:
         say(f"{format_size(save(pieces, out))} written to {out}")
-
-
-class _Awaited(NamedTuple):
-    """What an id names.
-
-    Attributes:
-        text: the id.
-        look: looks at its progress.
-        wait: waits for its end until a deadline, and returns the ends of its tasks.
-    """
-
-    text: str
-    look: Look
-    wait: Callable[[Deadline], Counts]
-
-
-def _awaited(queue: Client, text: str) -> _Awaited:
-    """What an id names: a run of tasks, a batch, or a task."""
-    run = _run_of(queue, text)
-    if run:
-        return _Awaited(
-            text, RunLook(f"tasks {text}", lambda: _counts(queue, text)), _waiting_for_run(queue, text, run)
-        )
-    if _is_task(queue, text):
-        task = queue.get(text)
-
-        def wait_for_task(deadline: Deadline) -> Counts:
-            wait_for(task, deadline, f"task {text}")
-            return Counts(**{task.state.value: 1})
-
-        return _Awaited(text, TaskLook(task), wait_for_task)
-    batch = queue.get_batch(text)
-
-    def find(state: State) -> TaskView | None:
-        found = queue.tasks(text, state=state, limit=1)
-        return queue.status(TaskId(found[0].batch, found[0].index)) if found else None
-
-    def wait_for_batch(deadline: Deadline) -> Counts:
-        wait_for(batch, deadline, f"batch {text}")
-        return batch.status().counts
-
-    return _Awaited(text, BatchLook(batch, find, deaths=True), wait_for_batch)
-
-
-def _waiting_for_run(queue: Client, text: str, run: list[TaskHandle[Any]]) -> Callable[[Deadline], Counts]:
-    def wait_for_run(deadline: Deadline) -> Counts:
-        for task in run:
-            wait_for(task, deadline, f"task {task.id}")
-        return _counts(queue, text)
-
-    return wait_for_run
 
 
 @click.command(
@@ -197,8 +109,8 @@ def wait(
     ended: list[dict[str, Any]] = []
     troubles = 0
     with client(addresses, authkey_file) as queue, interruptible(" ".join(ids)):
-        awaited = [_awaited(queue, text) for text in ids]
-        with telling(*[one.look for one in awaited], quiet=quiet or as_json):
+        awaited = [Awaited(queue, text) for text in ids]
+        with telling(*awaited, quiet=quiet or as_json):
             for one in awaited:
                 counts = one.wait(deadline)
                 troubles += counts.dead + counts.cancelled

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from dtq.cli import meanwhile
+from dtq.cli.awaited import Awaited
 from dtq.cli.failures import TaskTrouble
 from dtq.cli.looks import BatchLook, RunLook, Step, TaskLook
-from dtq.cli.waiting import print_batch, print_task
+from dtq.cli.waiting import Deadline, print_batch, print_task
 from dtq.client.outcomes import RemoteTraceback
 from dtq.errors import TaskCancelled, TaskFailed, UnknownId
 from dtq.model.messages import Failure
-from dtq.model.snapshots import Attempt, Counts, TaskView
+from dtq.model.snapshots import Attempt, BatchView, Counts, TaskView
 from dtq.model.states import Outcome, State
 from tests.unit.cli_scene import BATCH, SPEC, Captured
 
@@ -151,6 +152,26 @@ def test_progress_off_a_terminal_is_a_line_every_two_seconds_and_then_less_often
     lines.show(look, Step(7, 10, "", ("attempt 1 of task 5.3 failed: OSError: no",)))
     lines.show(look, Step(10, 10, ""))
     assert capsys.readouterr().err == "dtq: attempt 1 of task 5.3 failed: OSError: no\n"
+
+
+def test_ids_are_asked_for_at_their_turn() -> None:
+    # Given many ids, and a client that counts what it is asked
+    asked: list[str] = []
+
+    def batch_status(number: Any) -> BatchView:
+        asked.append(str(number))
+        return BATCH
+
+    batch = SimpleNamespace(id="17", status=lambda: BATCH, wait=lambda timeout: True)
+    queue: Any = SimpleNamespace(batch_status=batch_status, get_batch=lambda text: batch)
+    awaited = [Awaited(queue, str(n)) for n in range(17, 1_017)]
+    assert asked == []
+    # When one is looked at, and waited for
+    assert awaited[0].name == "17"
+    assert awaited[0]().ended == 10
+    assert awaited[0].wait(Deadline(None)).dead == 10
+    # Then only that was asked for, once
+    assert (asked, awaited[0].name) == (["17"], "batch 17")
 
 
 class _Shown:
