@@ -15,6 +15,7 @@ from dtq.coordinator import queries
 from dtq.coordinator.attempt_output import of_attempts
 from dtq.coordinator.printing import LiveTask
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
+from dtq.core import views
 from dtq.core.leases import Lease
 from dtq.errors import InvalidValue
 from dtq.model.snapshots import OutputPart, TaskView
@@ -33,14 +34,16 @@ def output(c: Coordinator, number: int, index: int, attempt: int, offset: int, w
     while True:
         woken = threading.Event()
         with c.lock:
-            lease = _lease_of(c, number, index)
-            live = None
-            if lease is not None and attempt in (0, lease.attempt):
+            batch = c.machine.queue_state.batches.get(number)
+            lease = None if batch is None else views.lease_of(c.machine.queue_state, batch, index)
+            live, state = None, State.RUNNING
+            if lease is not None and _concerns(lease, index, attempt):
                 live = c.printing.follow(lease, index, time.monotonic())
                 c.tell_followed()
+                state = views.state_of(lease, index)
             c.printing.wait(number, woken)
         try:
-            part = _live(c, live, offset) if live is not None else _ended(c, number, index, attempt, offset)
+            part = _live(c, live, offset, state) if live is not None else _ended(c, number, index, attempt, offset)
             now = time.monotonic()
             over = now >= deadline and (live is None or live.known or now >= first_word)
             if part is not None and (part.data or part.over or over or c.stopping):
@@ -53,18 +56,19 @@ def output(c: Coordinator, number: int, index: int, attempt: int, offset: int, w
                 c.printing.waits_no_more(number, woken)
 
 
-def _lease_of(c: Coordinator, number: int, index: int) -> Lease | None:
-    """The lease of a running task."""
-    for lease in c.machine.queue_state.leases.values():
-        if lease.batch.number == number and lease.lo <= index < lease.hi:
-            return lease
-    return None
+def _concerns(lease: Lease, index: int, attempt: int) -> bool:
+    """Whether an attempt that was asked for is the one of a lease: the last one is, unless the worker only holds the
+    task, and there was one before.
+    """
+    if attempt:
+        return attempt == lease.attempt
+    return lease.attempt == 1 or views.state_of(lease, index) is State.RUNNING
 
 
-def _live(c: Coordinator, live: LiveTask, offset: int) -> OutputPart:
+def _live(c: Coordinator, live: LiveTask, offset: int, state: State) -> OutputPart:
     with c.lock:
         at, data = live.since(offset, _room(c))
-    return OutputPart(attempt=live.attempt, offset=at, data=data, state=State.RUNNING)
+    return OutputPart(attempt=live.attempt, offset=at, data=data, state=state)
 
 
 def _ended(c: Coordinator, number: int, index: int, attempt: int, offset: int) -> OutputPart | None:

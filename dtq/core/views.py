@@ -90,7 +90,7 @@ def task_view(machine: Machine, batch: Batch, index: int) -> TaskView | None:
     task = batch.task(index)
     lease = lease_of(machine.queue_state, batch, index)
     if lease is not None:
-        return _view(batch, index, 1, _state_of(lease, index), task, lease)
+        return _view(batch, index, 1, state_of(lease, index), task, lease)
     if task is not None:
         return None if task.state.final else _view(batch, index, 1, task.state, task)
     if batch.is_fresh(index):
@@ -108,7 +108,7 @@ def lease_of(queue_state: QueueState, batch: Batch, index: int) -> Lease | None:
     return None
 
 
-def _state_of(lease: Lease, index: int) -> State:
+def state_of(lease: Lease, index: int) -> State:
     """The state of a leased task: running, or as which it is held."""
     return State.RUNNING if index < held_from(lease) else held_state(lease.batch)
 

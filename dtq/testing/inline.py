@@ -22,10 +22,12 @@ from dtq.model import pages
 from dtq.model.ids import TaskId
 from dtq.model.messages import Exchange, Failed, Grant, Hello, Holding, Orders, Progress, Released, Role, Succeeded
 from dtq.model.options import Function, FunctionKind
+from dtq.model.printed import Printed
 from dtq.model.resources import Needs
 from dtq.model.service import Service
 from dtq.model.states import Outcome
 from dtq.records import dataclass, field
+from dtq.testing.printing import recorded
 from dtq.values.base import Values
 from dtq.worker.failures import Stage, describe, located
 from dtq.worker.logrecords import mark_records
@@ -141,7 +143,9 @@ class InlineWorker:
             for index, blob in enumerate(pages.unpack(grant.arguments), grant.lo):
                 self._token, self._at = grant.token, index
                 current.begin(grant.batch, self._at, grant.single, grant.attempt)
-                call = self._call(function, blob)
+                with recorded() as printed:
+                    call = self._call(function, blob)
+                call.printed = printed(index)
                 current.end()
                 self._settle(call, succeeded)
                 if ran is not None:
@@ -207,12 +211,17 @@ class InlineWorker:
         token, at, took_s = self._token, self._at, self._took_s
         if call.error is None:
             results = pages.pack([call.result], described=True)
-            succeeded.append(Succeeded(token=token, lo=at, results=results, seconds=took_s))
+            printed = call.printed
+            succeeded.append(Succeeded(token=token, lo=at, results=results, seconds=took_s, printed=printed))
             return
         failure = describe(call.error, __file__, call.stage)
         self._report(succeeded)
         succeeded.clear()
-        self._report([], [Failed(token=token, index=at, outcome=Outcome.FAILED, failure=failure, seconds=took_s)])
+        outcome, printed = Outcome.FAILED, call.printed
+        self._report(
+            [],
+            [Failed(token=token, index=at, outcome=outcome, failure=failure, seconds=took_s, printed=printed)],
+        )
 
     def _holding(self) -> tuple[Holding, ...]:
         return tuple(Holding(token=token) for token in self.held)
@@ -237,6 +246,7 @@ class _Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     value: Any = None
+    printed: tuple[Printed, ...] = ()
     result: bytes = b""
     error: BaseException | None = None
     stage: Stage = Stage.CALL

@@ -8,7 +8,7 @@ times a second, and from where the last report that arrived has ended: so it sur
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from dtq.model.messages import Followed, PrintedNow
@@ -60,8 +60,13 @@ class LiveOutput:
         """When the next report is due, ``time.monotonic()``; None if there is nothing to report."""
         return self._next_at if self._news else None
 
-    def take(self, children: Iterable[Child]) -> tuple[PrintedNow, ...]:
-        """What followed tasks have printed since the last report that has arrived, as much as one report has."""
+    def take(self, children: Iterable[Child], held: Container[int]) -> tuple[PrintedNow, ...]:
+        """What followed tasks have printed since the last report that has arrived, as much as one report has.
+
+        Args:
+            children: the slots.
+            held: the worker's leases.
+        """
         if not self._news or time.monotonic() < self._next_at:
             return ()
         self._news = False
@@ -71,6 +76,8 @@ class LiveOutput:
         slots = [child for child in children if child.running() is not None]
         for (token, index), sent in self._followed.items():
             said = next((said for child in slots if (said := _since(child, token, index, sent, room))), None)
+            if said is None and sent is None and token in held:
+                said = PrintedNow(token=token, index=index, offset=0, data=b"")
             if said is not None and room > 0:
                 told.append(said)
                 room -= len(said.data)
@@ -98,6 +105,6 @@ def _since(child: Child, token: int, index: int, sent: int | None, room: int) ->
         return None
     kept = child.output.kept(running[0].serial_of(index))
     if kept is None or kept.size == sent:
-        return PrintedNow(token=token, index=index, offset=0, data=b"") if sent is None else None
+        return None
     offset, data = kept.printed(index).since(sent or 0, room)
     return PrintedNow(token=token, index=index, offset=offset, data=data)

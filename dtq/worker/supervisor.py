@@ -224,7 +224,7 @@ class Supervisor:
             released=released,
             holding=holding,
             progress=() if quiet else self.holdings.take_progress(),
-            printed=() if quiet or not self.live else self.live.take(self._children),
+            printed=() if quiet or not self.live else self.live.take(self._children, self.holdings.chunks),
             capacity=self.capacity,
             more=more,
             call=call,

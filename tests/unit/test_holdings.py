@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dtq.model import pages
 from dtq.model.messages import Failed, Failure, Grant, Progress, Released, Succeeded
 from dtq.model.options import Function, FunctionKind, Options, Spec
+from dtq.model.printed import Printed
 from dtq.model.states import Outcome
 from dtq.worker.chunks import Chunk, Holdings, Outbox, weight
 
@@ -78,9 +79,16 @@ def test_what_did_not_get_across_is_urgent(holdings: Holdings, chunk: Chunk) -> 
 
 said = st.one_of(
     st.builds(
-        lambda token, blobs: Succeeded(token=token, lo=0, results=pages.pack(blobs), seconds=float(len(blobs))),
+        lambda token, blobs, talkers: Succeeded(
+            token=token,
+            lo=0,
+            results=pages.pack(blobs),
+            seconds=float(len(blobs)),
+            printed=tuple([Printed(index=at, head=b"said" * at) for at in sorted(talkers) if at < len(blobs)]),
+        ),
         st.integers(1, 3),
         st.lists(st.binary(max_size=300), min_size=1, max_size=9),
+        st.sets(st.integers(0, 8)),
     ),
     st.builds(
         lambda token, text: Failed(
@@ -97,8 +105,13 @@ def blobs_of(outcomes: list[Succeeded | Failed | Released]) -> dict[int, list[ob
     """What is said of each lease, in order, result by result."""
     told: dict[int, list[object]] = {}
     for outcome in outcomes:
-        parts = pages.unpack(outcome.results) if isinstance(outcome, Succeeded) else [outcome]
-        told.setdefault(outcome.token, []).extend(parts)
+        if isinstance(outcome, Succeeded):  # each result with what its task has printed
+            printed = {each.index: each.head for each in outcome.printed}
+            blobs = enumerate(pages.unpack(outcome.results), outcome.lo)
+            told.setdefault(outcome.token, []).extend((at, blob, printed.pop(at, None)) for at, blob in blobs)
+            assert not printed
+        else:
+            told.setdefault(outcome.token, []).append(outcome)
     return told
 
 
@@ -165,3 +178,13 @@ def test_failure_that_is_too_large_for_any_message_says_less(holdings: Holdings)
     assert failed.failure.exception == "m.E"
     assert failed.failure.traceback.startswith("ttt")
     assert not failed.failure.pickled
+
+
+def test_output_that_is_too_large_for_any_message_is_cut(holdings: Holdings) -> None:
+    said = (Printed(index=0, head=b"a" * 50_000, left_out=7, tail=b"z" * 50_000),)
+    holdings.outbox.add(Succeeded(token=7, lo=0, results=pages.pack([b"r" * 1000]), seconds=0.1, printed=said))
+    (done,) = holdings.take(1000, 20_000)
+    assert isinstance(done, Succeeded)
+    assert weight(done) <= 20_000
+    assert (done.printed[0].size, pages.unpack(done.results)) == (100_007, [b"r" * 1000])
+    assert done.printed[0].kept > 18_000

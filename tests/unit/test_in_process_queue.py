@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -685,3 +686,21 @@ def test_maps_over_maps_and_handles_among_items_run_here_too(queue: InProcessQue
     assert list(mixed.results()) == [7, 8]
     assert list(named.results()) == [True]
     assert queue.submitted(work.add)[0].args == (ANY, ANY)
+
+
+def say(word: str, fails: bool = False) -> None:
+    print("out", word)
+    print("error", word, file=sys.stderr)
+    if fails:
+        raise ValueError(word)
+
+
+def test_what_tasks_print_is_shown_and_kept(queue: InProcessQueue, capsys: pytest.CaptureFixture[str]) -> None:
+    silent = queue.client.submit(note, 1)
+    first, second = queue.client.submit(say, "1"), queue.client.submit(say, "2", True, max_retries=0)
+    assert first.output() == ""
+    queue.run_due()
+    assert [handle.output() for handle in (silent, first, second)] == ["", "out 1\nerror 1\n", "out 2\nerror 2\n"]
+    assert "".join(first.follow_output()) == "out 1\nerror 1\n"
+    assert second.status().history[0].failure.output == "out 2\nerror 2\n"
+    assert capsys.readouterr().out == "out 1\nout 2\n"

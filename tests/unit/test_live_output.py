@@ -1,0 +1,96 @@
+"""Output that somebody follows, on its way from the worker: in order, in bounds, and once."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from dtq.model.messages import Followed
+from dtq.worker import live_output
+from dtq.worker.live_output import LiveOutput
+from dtq.worker.task_output import TaskOutput
+
+
+class Chunk:
+    token = 7
+
+    def serial_of(self, index: int) -> int:
+        return index
+
+
+class Child:
+    """A slot that runs task 2 of lease 7."""
+
+    def __init__(self) -> None:
+        self.output = self
+        self.printed = TaskOutput(1000)
+
+    def running(self) -> tuple[Any, int, float]:
+        return Chunk(), 2, 0.0
+
+    def kept(self, serial: int) -> TaskOutput | None:
+        return self.printed if serial == 2 and self.printed.size else None
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_output, "EVERY_S", 0.0)
+
+
+def told(live: LiveOutput, child: Child) -> list[tuple[int, bytes]]:
+    return [(said.offset, said.data) for said in live.take([cast(Any, child)], {7})]
+
+
+def test_nothing_is_said_of_what_nobody_follows() -> None:
+    live, child = LiveOutput(), Child()
+    child.printed.add(b"unheard")
+    assert not live.printed()
+    assert live.due_at is None
+    assert told(live, child) == []
+
+
+def test_follower_has_everything_once_and_again_what_did_not_arrive() -> None:
+    live, child = LiveOutput(), Child()
+    live.add([Followed(token=7, index=2)])
+    # Given a first report that says that nothing was printed yet
+    assert told(live, child) == [(0, b"")]
+    live.arrived()
+    # When it prints, Then that is news, once
+    child.printed.add(b"one")
+    assert live.printed()
+    assert not live.printed()
+    assert told(live, child) == [(0, b"one")]
+    # When the report does not arrive, Then it is made again, with what has come since
+    live.failed()
+    child.printed.add(b"two")
+    assert told(live, child) == [(0, b"onetwo")]
+    live.arrived()
+    child.printed.add(b"three")
+    live.printed()
+    assert told(live, child) == [(6, b"three")]
+
+
+def test_follower_sees_the_gap_of_a_flood() -> None:
+    live, child = LiveOutput(), Child()
+    live.add([Followed(token=7, index=2)])
+    child.printed.add(b"a" * 600 + b"b" * 5000 + b"c" * 500)
+    assert told(live, child) == [(0, b"a" * 500)]
+    live.arrived()
+    assert told(live, child) == [(5600, b"c" * 500)]
+    live.arrived()
+    assert told(live, child) == []
+    assert live.due_at is None
+
+
+def test_tasks_that_nobody_follows_any_more_are_forgotten_but_not_those_that_were_never_told() -> None:
+    live, child = LiveOutput(), Child()
+    live.add([Followed(token=7, index=2)])
+    # Given an answer to a report that was made before the coordinator knew of the follower
+    live.only([])
+    assert live
+    told(live, child)
+    live.arrived()
+    # When a later one does not name it
+    live.only([])
+    assert not live
