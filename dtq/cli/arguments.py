@@ -7,14 +7,16 @@ from typing import Final
 
 from dtq.client.argument_text import ArgumentText, argument_text
 from dtq.client.paging import all_arguments
+from dtq.model.fields import MAX_CALL
 from dtq.model.options import FunctionKind
 from dtq.model.service import Service
 from dtq.model.snapshots import DeadLetter, TaskView
 
-#: Most characters that are shown of a task in a list, in a list in JSON, and of a single task.
+#: Most characters that are shown of a task in a list, of a single task, and of both in JSON.
 LIST: Final = 80
 LIST_JSON: Final = 400
 FULL: Final = 4_000
+FULL_JSON: Final = 100_000
 #: Bytes that are fetched for each character: most arguments take fewer.
 _BYTES: Final = 16
 
@@ -32,7 +34,7 @@ def fetch_arguments(service: Service, tasks: Iterable[TaskView | DeadLetter], mo
     """
     kinds = {(task.batch, task.index): _kind(task) for task in tasks}
     found: Arguments = {}
-    for one in all_arguments(service, list(kinds), most * _BYTES) if kinds else ():
+    for one in all_arguments(service, list(kinds), min(most * _BYTES, MAX_CALL)) if kinds else ():
         at = one.batch, one.index
         text = argument_text(one, kinds[at], most) if at in kinds else None
         if text is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dtq.cli import options
-from dtq.cli.arguments import FULL, LIST, LIST_JSON, Arguments, fetch_arguments
+from dtq.cli.arguments import FULL, FULL_JSON, LIST, LIST_JSON, Arguments, fetch_arguments
 from dtq.cli.asking import COUNTED, agreed, which
 from dtq.cli.calling import service
 from dtq.cli.click_classes import Group
@@ -140,7 +140,7 @@ def show(task_id: str, arguments: bool, addresses: tuple[str, ...], authkey_file
     with service(addresses, authkey_file) as coordinator:
         found = look_up(coordinator, task_id)
         if arguments and isinstance(found, TaskView) and found.state is State.DEAD:
-            shown = fetch_arguments(coordinator, [found], FULL)
+            shown = fetch_arguments(coordinator, [found], FULL_JSON if as_json else FULL)
     if not isinstance(found, TaskView):
         size = sum(task.count for task in found) if isinstance(found, list) else found.size
         one = parse_named(task_id)

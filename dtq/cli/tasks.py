@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from dtq.cli import options
-from dtq.cli.arguments import FULL, LIST, LIST_JSON, Arguments, fetch_arguments
+from dtq.cli.arguments import FULL, FULL_JSON, LIST, LIST_JSON, Arguments, fetch_arguments
 from dtq.cli.asking import agreed, how_many, which
 from dtq.cli.calling import service
 from dtq.cli.click_classes import Command
@@ -95,8 +95,9 @@ def status(
     with service(addresses, authkey_file) as queue:
         found = look_up(queue, task_id)
         if arguments and not quiet and not isinstance(found, BatchView):
-            tasks, most = (found, LIST_JSON if as_json else LIST) if isinstance(found, list) else ([found], FULL)
-            shown = fetch_arguments(queue, tasks, most)
+            several = isinstance(found, list)
+            most = (LIST_JSON if several else FULL_JSON) if as_json else LIST if several else FULL
+            shown = fetch_arguments(queue, found if isinstance(found, list) else [found], most)
     if isinstance(found, list):
         _show_run(found, shown, as_json, quiet)
     elif isinstance(found, TaskView):

@@ -123,7 +123,7 @@ class NotedCoordinator:
         self.calls: list[tuple[Any, ...]] = []
         self.answers: dict[str, Any] = {}
         self.made_with: Any = ()
-        self.no_arguments = False
+        self.no_arguments, self.size = False, 0
 
     def __call__(
         self, addresses: Any, authkey: bytes, hello: Any, *, key_source: str, tls: Any = None
@@ -144,7 +144,8 @@ class NotedCoordinator:
         """Those of every task: a file of its own. Not noted: commands ask for them beside what they are for."""
         if self.no_arguments:
             raise AssertionError("the arguments are not wanted")
-        blobs = {at: pickle.dumps([(f"{at[0]}.{at[1]}.jpg",), {"size": 64}], 5) for at in tasks}
+        assert most <= 64 << 10
+        blobs = {at: pickle.dumps([(f"{at[0]}.{at[1]}.jpg" + self.size * "g",), {"size": 64}], 5) for at in tasks}
         return [
             TaskArguments(batch=batch, index=index, kept=True, blob=blob[:most], size=len(blob))
             for (batch, index), blob in blobs.items()

@@ -118,6 +118,17 @@ def test_status_of_tasks_that_were_reported_together_says_that_it_tells_the_mean
     assert said["worker"] == "lab-1"
 
 
+def test_json_has_more_of_long_arguments(noted: NotedCoordinator, capsys: Captured) -> None:
+    noted.answers |= {"task": TASK, "tasks": [TASK]}
+    for words, shown in ((["status", "17.3"], 20_000), (["dlq", "show", "17.3"], 20_000), (["list"], 400)):
+        noted.size = 20_000
+        assert run([*words, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        task = document.get("task") or document["tasks"][0]
+        assert len(task["arguments"]) == pytest.approx(shown, abs=100)
+        assert task["arguments_shortened"] is (shown == 400)
+
+
 def test_json_has_what_a_task_was_and_did(noted: NotedCoordinator, capsys: Captured) -> None:
     noted.answers |= {"tasks": [RUN, HELD], "dead_letters": [DIED]}
     assert run(["list", "--json"]) == 0
