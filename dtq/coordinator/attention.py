@@ -6,13 +6,14 @@ Each look is a function that is given the facts, and says nothing where all is w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from dtq import __version__
 from dtq.coordinator.lost_workers import LostWorker
+from dtq.core.glance import Glance
 from dtq.errors import StoreError
 from dtq.model.dashboard import Attention, WorkerLine, WorkerState
-from dtq.model.snapshots import QueueView
 from dtq.model.states import State
 from dtq.wording import PYTHON_VERSION, counted, duration
 
@@ -30,7 +31,7 @@ _SKEW_S: Final = 5.0
 
 def gather(
     c: Coordinator,
-    queues: Sequence[QueueView],
+    glance: Glance,
     workers: Sequence[WorkerLine],
     lost: Sequence[LostWorker],
     trouble: StoreError | None,
@@ -40,12 +41,12 @@ def gather(
     alive = [worker for worker in workers if worker.state is not WorkerState.LOST]
     kinds: tuple[Iterable[Attention], ...] = (
         _of_store(c, trouble),
-        _of_queues(queues, alive),
+        _of_queues(glance.unserved(), alive),
         _of_needs(c),
         _of_troubled(alive),
         _of_lost(lost, now),
         _of_dead_letters(c),
-        _of_paused(queues),
+        _of_paused(glance.paused()),
         _of_versions(alive),
         _of_clocks(alive),
     )
@@ -53,11 +54,10 @@ def gather(
 
 
 def _few(kind: Iterable[Attention]) -> Iterator[Attention]:
-    told = list(kind)
-    yield from told[:_OF_A_KIND]
-    if len(told) > _OF_A_KIND:
-        last = told[_OF_A_KIND]
-        yield Attention(kind=last.kind, text=f"and {len(told) - _OF_A_KIND:,} more of this kind", remedy="dtq stats")
+    told = iter(kind)
+    yield from islice(told, _OF_A_KIND)
+    if (last := next(told, None)) is not None:
+        yield Attention(kind=last.kind, text="and more of this kind", remedy="dtq stats")
 
 
 def _of_store(c: Coordinator, trouble: StoreError | None) -> Iterator[Attention]:
@@ -74,17 +74,16 @@ def _of_store(c: Coordinator, trouble: StoreError | None) -> Iterator[Attention]
         )
 
 
-def _of_queues(queues: Sequence[QueueView], alive: Sequence[WorkerLine]) -> Iterator[Attention]:
-    unserved = [queue for queue in queues if queue.pending and not queue.workers and not queue.paused]
+def _of_queues(unserved: dict[str, int], alive: Sequence[WorkerLine]) -> Iterator[Attention]:
     if unserved and not alive:
-        waiting = _waiting(sum(queue.pending for queue in unserved))
+        waiting = _waiting(sum(unserved.values()))
         yield Attention(kind="no-worker", text=f"{waiting}, and no worker is connected", remedy="dtq worker")
         return
-    for queue in unserved:
+    for queue, count in unserved.items():
         yield Attention(
             kind="no-worker",
-            text=f"{_waiting(queue.pending)} in the queue {queue.name!r}, which no worker serves",
-            remedy=f"dtq worker --queue {queue.name}",
+            text=f"{_waiting(count)} in the queue {queue!r}, which no worker serves",
+            remedy=f"dtq worker --queue {queue}",
         )
 
 
@@ -141,14 +140,13 @@ def _of_dead_letters(c: Coordinator) -> Iterator[Attention]:
         )
 
 
-def _of_paused(queues: Sequence[QueueView]) -> Iterator[Attention]:
-    for queue in queues:
-        if queue.paused and queue.pending:
-            yield Attention(
-                kind="paused",
-                text=f"the queue {queue.name!r} is paused; {_waiting(queue.pending)} in it",
-                remedy=f"dtq queue resume {queue.name}",
-            )
+def _of_paused(paused: dict[str, int]) -> Iterator[Attention]:
+    for queue, count in paused.items():
+        yield Attention(
+            kind="paused",
+            text=f"the queue {queue!r} is paused; {_waiting(count)} in it",
+            remedy=f"dtq queue resume {queue}",
+        )
 
 
 def _of_versions(alive: Sequence[WorkerLine]) -> Iterator[Attention]:

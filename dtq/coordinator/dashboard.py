@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from heapq import nsmallest
 from operator import attrgetter
 from typing import Final
 
@@ -17,10 +16,10 @@ from dtq.coordinator.lost_workers import LostWorker
 from dtq.coordinator.queries import session_name
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
-from dtq.core import views
 from dtq.core.depths import Depths
-from dtq.core.held import held_of, running
+from dtq.core.glance import Glance, QueueNumbers
 from dtq.core.leases import Lease
+from dtq.core.queues import steering
 from dtq.engines.base import EndedRun
 from dtq.model.dashboard import (
     Dashboard,
@@ -32,7 +31,7 @@ from dtq.model.dashboard import (
     WorkerState,
 )
 from dtq.model.messages import WorkerOrder
-from dtq.model.snapshots import QueueView, Selection
+from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State, exception_name
 from dtq.records import replace
 from dtq.wording import PYTHON_VERSION
@@ -58,16 +57,15 @@ def dashboard(c: Coordinator, since: float) -> Dashboard:
         queue_state = c.machine.queue_state
         totals = c.totals()
         lost = c.lost_workers.of_late(now)
-        workers = _workers(c, lost, now)
-        queues = views.queues(c.machine)
-        first = nsmallest(MOST_QUEUES, queues, key=_by_depth)
-        depths = Depths(queue_state)
-        waiting = queue_state.tally.queues()
-        lines = tuple(_queue(queue, waiting.get(queue.name, {}).get(State.PENDING, 0), depths, now) for queue in first)
+        glance = Glance(queue_state)
+        workers = _workers(c, glance, lost, now)
+        first = glance.first(MOST_QUEUES)
+        depths = Depths(queue_state, [queue.name for queue in first])
+        lines = tuple(_queue(c, queue, depths, now) for queue in first)
         oldest = [line.oldest_s for line in lines if line.oldest_s is not None]
         longest = _longest(queue_state.leases.values())
         hour_s, hour_done, hour_failed = c.history.last_hour(totals)
-        told = attention.gather(c, queues, workers, lost, trouble, now)
+        told = attention.gather(c, glance, workers, lost, trouble, now)
         alive = [worker for worker in workers if worker.state is not WorkerState.LOST]
         failures = list(queue_state.latest_failures)
         answer = Dashboard(
@@ -78,7 +76,7 @@ def dashboard(c: Coordinator, since: float) -> Dashboard:
             version=__version__,
             python=PYTHON_VERSION,
             store=c.setup.store,
-            counts=views.counts(c.machine),
+            counts=glance.counts(),
             rates=c.history.rates(now, totals),
             hour_s=min(hour_s, max(1.0, now - c.started_at)),
             hour_done=hour_done,
@@ -93,7 +91,7 @@ def dashboard(c: Coordinator, since: float) -> Dashboard:
             history=c.history.since(since),
             attention=told,
             queues=lines,
-            more_queues=len(queues) - len(lines),
+            more_queues=len(glance.names()) - len(lines),
             workers=tuple(_few_slots(workers[:MOST_WORKERS])),
             more_workers=max(0, len(workers) - MOST_WORKERS),
         )
@@ -105,41 +103,37 @@ def dashboard(c: Coordinator, since: float) -> Dashboard:
 # -- queues -----------------------------------------------------------------------------------------------------------
 
 
-def _by_depth(queue: QueueView) -> tuple[int, int, str]:
-    return -queue.pending, -(queue.running + queue.scheduled + queue.blocked), queue.name
-
-
-def _queue(queue: QueueView, waiting: int, depths: Depths, now: float) -> QueueLine:
-    """A queue, of whose ready tasks so many are with no worker."""
-    oldest_at = depths.oldest_at(queue.name) if waiting else None
+def _queue(c: Coordinator, queue: QueueNumbers, depths: Depths, now: float) -> QueueLine:
+    how = steering(c.machine.queue_state, queue.name)
+    oldest_at = depths.oldest_at(queue.name) if queue.waiting else None
     return QueueLine(
         name=queue.name,
-        ready=queue.pending,
+        ready=queue.ready,
         running=queue.running,
         scheduled=queue.scheduled,
         blocked=queue.blocked,
         oldest_s=None if oldest_at is None else max(0.0, now - oldest_at),
-        depths=depths.of(queue.name, waiting) if waiting else (),
+        depths=depths.of(queue.name, queue.waiting) if queue.waiting else (),
         workers=queue.workers,
-        paused=queue.paused,
-        draining=queue.draining,
+        paused=how.paused,
+        draining=how.draining,
     )
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------
 
 
-def _workers(c: Coordinator, lost: list[LostWorker], now: float) -> list[WorkerLine]:
+def _workers(c: Coordinator, glance: Glance, lost: list[LostWorker], now: float) -> list[WorkerLine]:
     """All workers: those that need somebody first, then the others by name."""
     found = [replace(worker.line, seen_s=now - worker.at) for worker in lost]
-    found += [_worker(c, state, now) for state in c.sessions.by_id.values() if state.is_worker]
+    found += [_worker(c, glance, state, now) for state in c.sessions.by_id.values() if state.is_worker]
     return sorted(found, key=lambda line: (line.state not in _FIRST, line.name))
 
 
-def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerLine:
+def _worker(c: Coordinator, glance: Glance, state: SessionState, now: float) -> WorkerLine:
     hello = state.hello
     worker = c.machine.queue_state.workers.get(hello.session)
-    runs = [] if worker is None else [worker.leases[token] for token in sorted(running(worker))]
+    runs = glance.running.get(hello.session, [])
     slots = _slots(c, state, runs, now)
     known = [slot.cpu for slot in slots if slot.cpu is not None]
     sizes = [slot.memory for slot in slots if slot.memory is not None]
@@ -152,7 +146,7 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerLine:
         state=_state(c, state, seen_s, busy=bool(runs)),
         size=hello.slots,
         busy=min(hello.slots, len(runs)),
-        held=0 if worker is None else held_of(worker),
+        held=glance.held.get(hello.session, 0),
         queues=hello.queues,
         seen_s=seen_s,
         since=state.connected_at,

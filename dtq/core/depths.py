@@ -6,11 +6,13 @@ left over when the looks are used up is counted as one.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import islice
 from typing import Final
 
 from dtq.core.batches import Batch
 from dtq.core.heap import Run, RunHeap
+from dtq.core.needs import Need
 from dtq.core.queue_state import QueueState
 from dtq.model.dashboard import Depth
 from dtq.model.fields import MAX_DEPTH
@@ -18,7 +20,7 @@ from dtq.model.options import Options
 from dtq.model.states import State
 
 #: Most runs that are looked at for all queues together, and most batches to find the oldest tasks.
-LOOKS: Final = 1_000
+LOOKS: Final = 400
 #: Most records of one batch that are looked at.
 _RECORDS: Final = 20
 
@@ -28,16 +30,20 @@ class Depths:
 
     Args:
         queue_state: the state of the queue.
+        queues: the queues that will be asked for.
         looks: how many runs may be looked at, and how many batches.
     """
 
-    def __init__(self, queue_state: QueueState, looks: int = LOOKS) -> None:
+    def __init__(self, queue_state: QueueState, queues: Collection[str], looks: int = LOOKS) -> None:
         self._state = queue_state
         self._looks = looks
-        self._heaps: dict[str, list[RunHeap]] = {}
-        for line in queue_state.lines:
-            self._heaps.setdefault(line.queue, []).extend(line.heaps())
-        self._oldest = self._oldest_by_queue(looks)
+        needs = queue_state.lines.needs()
+        self._heaps = {queue: self._heaps_of(queue, needs) for queue in queues}
+        self._oldest = self._oldest_by_queue(queues, looks)
+
+    def _heaps_of(self, queue: str, needs: list[Need]) -> list[RunHeap]:
+        lines = [self._state.lines.get(name) for name in (queue, *(need.line(queue) for need in needs))]
+        return [heap for line in lines if line is not None for heap in line.heaps()]
 
     def of(self, queue: str, ready: int) -> tuple[Depth, ...]:
         """The ready tasks of a queue by priority, the most urgent first.
@@ -80,10 +86,11 @@ class Depths:
         known = self._oldest.get(queue)
         return min([*first, *([] if known is None else [known])], default=None)
 
-    def _oldest_by_queue(self, looks: int) -> dict[str, float]:
+    def _oldest_by_queue(self, queues: Collection[str], looks: int) -> dict[str, float]:
         """By queue, the submission of the first batch with a ready task: batches stand in the order of acceptance."""
         oldest: dict[str, float] = {}
-        wanted = {queue for queue, counts in self._state.tally.queues().items() if counts[State.PENDING]}
+        tally = self._state.tally.queues()
+        wanted = {queue for queue in queues if queue in tally and tally[queue][State.PENDING]}
         for batch in self._state.batches.values():
             looks -= 1
             if looks < 0 or not wanted:

@@ -27,7 +27,7 @@ def machine_with(*submissions: tuple[int, str, int], highest_first: bool = False
 
 def told(machine: Machine, looks: int, queue: str = "default") -> list[tuple[int, int, bool]]:
     waiting = machine.queue_state.tally.queues()[queue][State.PENDING]
-    depths = Depths(machine.queue_state, looks).of(queue, waiting)
+    depths = Depths(machine.queue_state, [queue], looks).of(queue, waiting)
     return [(depth.priority, depth.count, depth.rest) for depth in depths]
 
 
@@ -47,10 +47,10 @@ def test_many_runs_are_looked_at_as_far_as_allowed_and_the_rest_is_one_number() 
 def test_oldest_task_is_found_behind_more_urgent_ones() -> None:
     # Given an old task of low priority behind many urgent ones, and one queue more
     machine = machine_with((9, "default", 1), *[(1, "default", 1)] * 40, (5, "mail", 1))
-    depths = Depths(machine.queue_state, 100)
+    depths = Depths(machine.queue_state, ["default", "mail", "none"], 100)
     assert (depths.oldest_at("default"), depths.oldest_at("mail"), depths.oldest_at("none")) == (NOW, NOW + 41, None)
     # With too few looks, the first in line stands for it
-    assert Depths(machine.queue_state, 0).oldest_at("default") == NOW + 1
+    assert Depths(machine.queue_state, ["default"], 0).oldest_at("default") == NOW + 1
 
 
 def test_first_runs_of_a_heap_are_in_order_and_no_more_than_asked_for() -> None:
