@@ -163,7 +163,7 @@ def test_ids_are_asked_for_at_their_turn() -> None:
         return BATCH
 
     batch = SimpleNamespace(id="17", status=lambda: BATCH, wait=lambda timeout: True)
-    queue: Any = SimpleNamespace(batch_status=batch_status, get_batch=lambda text: batch)
+    queue: Any = SimpleNamespace(batch_status=batch_status, get_batch=lambda text: batch, tasks=lambda *_, **__: [])
     awaited = [Awaited(queue, str(n)) for n in range(17, 1_017)]
     assert asked == []
     # When one is looked at, and waited for
