@@ -9,6 +9,8 @@ Without a writable cache the bundle is unpacked into a temporary directory of th
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import importlib
 import os
 import secrets
@@ -36,6 +38,10 @@ UNUSED_S: Final = 30 * 86_400.0
 _ABANDONED_S: Final = 3_600.0
 #: First characters of their names.
 _UNFINISHED: Final = ".new-"
+#: The file that one who unpacks has locked; longest wait for it, and the pause between two tries, in seconds.
+_LOCK: Final = ".lock"
+_PATIENCE_S: Final = 10.0
+_PAUSE_S: Final = 0.02
 _OWN: Final = "dtq"
 #: Characters of a digest that name a directory: they stand in tracebacks.
 _NAME: Final = 32
@@ -136,9 +142,28 @@ def _in_cache(cache: Path, files: Files, digest: str) -> str:
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     place = cache / digest[:_NAME]
     if not _is_whole(place, files):
-        _make(cache, place, files)
+        with _alone(cache):
+            if not _is_whole(place, files):
+                _make(cache, place, files)
     os.utime(place)
     return str(place)
+
+
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Let one process unpack at a time: the others find its work. It is for speed only, so the wait is bounded."""
+    with open(cache / _LOCK, "ab") as lock:
+        until = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    break  # this file system has no locks
+                time.sleep(_PAUSE_S)
+            else:
+                break
+        yield
 
 
 def _is_whole(place: Path, files: Files) -> bool:
@@ -184,7 +209,7 @@ def _remove_old(cache: Path) -> None:
         for entry in entries:
             with contextlib.suppress(OSError):
                 age = now - entry.stat(follow_symlinks=False).st_mtime
-                if age > (_ABANDONED_S if entry.name.startswith(_UNFINISHED) else UNUSED_S):
+                if entry.name != _LOCK and age > (_ABANDONED_S if entry.name.startswith(_UNFINISHED) else UNUSED_S):
                     shutil.rmtree(entry.path, ignore_errors=True)
 
 

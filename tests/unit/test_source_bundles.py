@@ -169,13 +169,33 @@ def test_a_process_that_is_killed_while_it_unpacks_leaves_no_half(
         unpacking._unpacked(FILES, DIGEST)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    left = list((tmp_path / "dtq" / "bundles").iterdir())
-    assert [path.name[:5] for path in left] == [".new-"]
+    left = list((tmp_path / "dtq" / "bundles").glob(".new-*"))
+    assert len(left) == 1
     assert (Path(unpacking._unpacked(FILES, DIGEST)) / "script.py").read_bytes() == FILES[2][1]
     # Its half is removed later, when nobody can be at work on it
     os.utime(left[0], (time.time() - 7200,) * 2)
     unpacking._unpacked((("other.py", b""),), digest_of((("other.py", b""),)))
     assert not left[0].exists()
+
+
+def test_many_processes_unpack_a_bundle_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    write = unpacking._write
+
+    def noted(place: str, files: source_bundles.Files) -> None:
+        (tmp_path / f"wrote-{os.getpid()}").touch()
+        write(place, files)
+
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            unpacking._write = noted
+            place = Path(unpacking._unpacked(FILES, DIGEST))
+            os._exit(any((place / path).read_bytes() != content for path, content in FILES))
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    assert len(list(tmp_path.glob("wrote-*"))) == 1
 
 
 def test_without_a_cache_a_bundle_is_unpacked_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
