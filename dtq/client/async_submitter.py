@@ -19,7 +19,7 @@ from dtq.client.loops import LoopCore
 from dtq.client.maps import READ_AHEAD
 from dtq.client.references import Reference
 from dtq.client.sharing import ttl_seconds
-from dtq.client.source_bundles import SourceBundle, of_directory, put
+from dtq.client.source_bundles import SourceBundle, of_path, put
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order
 from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Terms, Unset
 from dtq.model.options import Function
@@ -517,7 +517,7 @@ class AsyncSubmitter:
         return await self._loop.in_thread(lambda: self._loop.shared.looked().put(value, ttl_seconds(ttl)), "dtq-writer")
 
     async def bundle(
-        self, directory: str = ".", *, include: Sequence[str] = (), exclude: Sequence[str] = (), ttl: Span = TTL_S
+        self, path: str = ".", *, include: Sequence[str] = (), exclude: Sequence[str] = (), ttl: Span = TTL_S
     ) -> SourceBundle:
         """Have source files travel with tasks, to workers that do not have them.
 
@@ -525,8 +525,8 @@ class AsyncSubmitter:
         processes of its own. It is kept as a value that was put: see `put`.
 
         Args:
-            directory: its Python files, and those below it, are the bundle; hidden files, virtual environments and
-                directories like ``__pycache__`` are not.
+            path: a directory: its Python files, and those below it, are the bundle; hidden files, virtual environments
+                and directories like ``__pycache__`` are not. Or one file.
             include: patterns of further files, as in ``*.csv`` or ``data/*.json``.
             exclude: patterns of files and directories to leave out.
             ttl: how long it is kept when this client has gone, in seconds or as a timedelta.
@@ -539,7 +539,7 @@ class AsyncSubmitter:
         """
 
         def put_all() -> SourceBundle:
-            return put(self._loop.shared.looked(), of_directory(directory, include, exclude), ttl_seconds(ttl))
+            return put(self._loop.shared.looked(), of_path(path, include, exclude), ttl_seconds(ttl))
 
         return await self._loop.in_thread(put_all, "dtq-writer")
 

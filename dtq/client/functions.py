@@ -16,7 +16,7 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dtq.client import references
 from dtq.client.by_value import MAINS, THIS_PYTHON, sentence
@@ -166,6 +166,9 @@ def callee(function: Callable[..., Any] | str | Function) -> Callee:
 
 def _look_at(function: Callable[..., Any] | str | Function, before: Callee | None) -> Callee:
     if isinstance(function, str):
+        own = _of_own_bundle(function)
+        if own is not None:
+            return Callee(own, note_of(_attribute(function)))
         kind = FunctionKind.IMPORT if ":" in function else FunctionKind.REGISTERED
         return _named(Function(kind=kind, name=function))
     if isinstance(function, Function):
@@ -211,7 +214,8 @@ def _reference(function: Callable[..., Any]) -> Function:
         return Function(kind=FunctionKind.REGISTERED, name=note.name)
     problem = _problem(function)
     if not problem:
-        return Function(kind=FunctionKind.IMPORT, name=f"{function.__module__}:{function.__qualname__}")
+        name = f"{function.__module__}:{function.__qualname__}"
+        return _of_own_bundle(name) or Function(kind=FunctionKind.IMPORT, name=name)
     name = _shown(function)
     return Function(kind=FunctionKind.VALUE, name=name[:MAX_NAME], body=_by_value(function, name, problem))
 
@@ -340,11 +344,45 @@ def _imported(name: str, where: str) -> Callable[..., Any]:
     return resolved
 
 
+class _OwnBundle(NamedTuple):
+    """The source bundle of this process.
+
+    Attributes:
+        tops: the names of its modules, without what is below them.
+        body: of its functions, up to the name.
+    """
+
+    tops: frozenset[str]
+    body: bytes
+
+
+#: Set in a slot that runs the code of a source bundle: what its tasks submit travels with that, too.
+_own_bundle: _OwnBundle | None = None
+
+
+def _of_own_bundle(name: str) -> Function | None:
+    """The function of a name, if this process has its module from a source bundle."""
+    if _own_bundle is None or name.partition(":")[0].partition(".")[0] not in _own_bundle.tops:
+        return None
+    return Function(kind=FunctionKind.VALUE, name=name, body=_own_bundle.body + name.encode())
+
+
+def _attribute(name: str) -> Any:
+    """What this process has imported under a name; None if it has not."""
+    module, _, qualname = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
 def _of_bundle(function: Function, where: str, values: Values | None) -> Callable[..., Any]:
+    global _own_bundle
     from dtq.client import unpacking  # few slots ever need it
 
     try:
-        with unpacking.entered(function, values) as name:
+        with unpacking.entered(function, values) as (name, tops):
+            _own_bundle = _OwnBundle(tops, function.body.removesuffix(name.encode()))
             return _imported(name, where)
     except OSError as error:
         raise cannot_import(function.name, where, error) from error

@@ -52,6 +52,11 @@ def of_file(path: str) -> Files:
     return _bounded([(os.path.basename(path), content)], os.path.dirname(path) or ".")
 
 
+def of_path(path: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Files:
+    """The bundle of a directory, as `of_directory`, or of one file, as `of_file`."""
+    return of_directory(path, include, exclude) if os.path.isdir(path) else of_file(path)
+
+
 def of_directory(directory: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Files:
     """The bundle of a directory: its Python files, and those below it.
 

@@ -19,7 +19,7 @@ from dtq.client.maps import READ_AHEAD
 from dtq.client.progress import expected, shown
 from dtq.client.references import Reference
 from dtq.client.sharing import ttl_seconds
-from dtq.client.source_bundles import SourceBundle, of_directory, put
+from dtq.client.source_bundles import SourceBundle, of_path, put
 from dtq.client.submitting import OPTIONS, PLAIN, Order, SubmitOptions, divided, order, read_map, submit, submit_map
 from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Unset
 from dtq.model.options import Function
@@ -353,7 +353,7 @@ class Submitter:
         return self._new.put(value, ttl_seconds(ttl))
 
     def bundle(
-        self, directory: str = ".", *, include: Sequence[str] = (), exclude: Sequence[str] = (), ttl: Span = TTL_S
+        self, path: str = ".", *, include: Sequence[str] = (), exclude: Sequence[str] = (), ttl: Span = TTL_S
     ) -> SourceBundle:
         """Have source files travel with tasks, to workers that do not have them.
 
@@ -361,8 +361,8 @@ class Submitter:
         processes of its own. It is kept as a value that was put: see `put`.
 
         Args:
-            directory: its Python files, and those below it, are the bundle; hidden files, virtual environments and
-                directories like ``__pycache__`` are not.
+            path: a directory: its Python files, and those below it, are the bundle; hidden files, virtual environments
+                and directories like ``__pycache__`` are not. Or one file.
             include: patterns of further files, as in ``*.csv`` or ``data/*.json``.
             exclude: patterns of files and directories to leave out.
             ttl: how long it is kept when this client has gone, in seconds or as a timedelta.
@@ -373,7 +373,7 @@ class Submitter:
             OSError: a file cannot be read.
             DtqError: as `put`.
         """
-        return put(self._new, of_directory(directory, include, exclude), ttl_seconds(ttl))
+        return put(self._new, of_path(path, include, exclude), ttl_seconds(ttl))
 
     def options(self, **options: Unpack[SubmitOptions]) -> Preset:
         """This client with options set: all keywords of its `submit` go to the function.

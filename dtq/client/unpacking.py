@@ -48,7 +48,7 @@ _NAME: Final = 32
 
 
 @contextlib.contextmanager
-def entered(function: Function, values: Values | None) -> Iterator[str]:
+def entered(function: Function, values: Values | None) -> Iterator[tuple[str, frozenset[str]]]:
     """Make the modules of a function's bundle importable in this process, for good; not if the function's import fails.
 
     Args:
@@ -56,7 +56,7 @@ def entered(function: Function, values: Values | None) -> Iterator[str]:
         values: reads the bundle.
 
     Yields:
-        The function's name in it, ``module:qualname``.
+        The function's name in it, ``module:qualname``; and the names of the bundle's modules, without those below them.
 
     Raises:
         CannotUnpickle: the bundle is none that dtq makes.
@@ -68,9 +68,11 @@ def entered(function: Function, values: Values | None) -> Iterator[str]:
     files = checked(value, digest, function.name)
     place = _unpacked(files, digest)
     before = list(sys.path)
-    _put_first(place, {path.partition("/")[0].removesuffix(".py") for path, _ in files})
+    tops = frozenset(path.partition("/")[0].removesuffix(".py") for path, _ in files)
+    tops -= sys.stdlib_module_names | {_OWN}
+    _put_first(place, tops)
     try:
-        yield name
+        yield name, tops
     except BaseException:
         sys.path[:] = before
         raise
@@ -216,16 +218,15 @@ def _remove_old(cache: Path) -> None:
 # -- in the process -----------------------------------------------------------------------------------------------
 
 
-def _put_first(place: str, tops: set[str]) -> None:
+def _put_first(place: str, tops: frozenset[str]) -> None:
     """Put a directory in front of all others but the standard library's, which no stray file shall hide; and have
     modules of its names imported from there, whatever the worker has imported at its start.
     """
     if place not in sys.path:
         standard = [path for path in sys.path if _is_standard(path)]
         sys.path[:] = [*standard, place, *(path for path in sys.path if path not in standard)]
-        hidden = tops - sys.stdlib_module_names - {_OWN}
         for name in list(sys.modules):
-            if name.partition(".")[0] in hidden:
+            if name.partition(".")[0] in tops:
                 del sys.modules[name]
     importlib.invalidate_caches()
 

@@ -33,6 +33,11 @@ def late():
 def wait(path):
     while not os.path.exists(path): time.sleep(0.01)
     return NAME
+def nested(queue):
+    from dtq import Client
+    with Client() as client:
+        handles = [client.submit(fn, queue=queue) for fn in (tell, "working:tell")]
+        return [handle.result() for handle in handles]
 def data(): return Path(__file__).with_name("data.csv").read_text()
 """
 
@@ -45,7 +50,7 @@ class Scene:
         cluster.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         cluster.coordinator("--lease", "2s")
         for words in (("--queue", "near"), ("--queue", "far", "--no-by-reference")):
-            cluster.worker(*words, slots=1)
+            cluster.worker(*words, "--tasks-may-submit", slots=1)
         self.client = Client(cluster.address, authkey_file=cluster.key_file)
 
     def bundle(self, name: str) -> SourceBundle:
@@ -118,6 +123,10 @@ def test_source_travels_from_an_event_loop(scene: Scene) -> None:
             return await (await client.submit(bundle.function("working:tell"), queue="near"))
 
     assert asyncio.run(told()) == ("one", "one")
+
+
+def test_what_a_bundles_task_submits_travels_with_the_bundle(scene: Scene) -> None:
+    assert scene.run(scene.bundle("two").function("working:nested"), "far") == [("two", "two")] * 2
 
 
 def test_a_function_that_is_missing_or_does_not_import_is_told(scene: Scene) -> None:
