@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 import click
 
 from dtq.cli import options
 from dtq.cli.calling import core as connected
 from dtq.cli.click_classes import Command
-from dtq.cli.output import say, write_json
+from dtq.cli.output import say, write, write_json
 from dtq.cli.waiting import interruptible
 from dtq.client.client_core import ClientCore
 from dtq.client.output import WAIT_S, OutputCursor
@@ -81,19 +81,41 @@ class Screen:
         self._begun = False
 
 
-def _task(core: ClientCore, text: str) -> TaskId:
-    """The task that an id names.
+def _tasks(core: ClientCore, text: str) -> Sequence[TaskId]:
+    """The tasks that an id names, one by one: a batch may have millions.
 
     Raises:
-        InvalidValue: it names several tasks.
         UnknownId: it does not exist.
     """
     named = parse_named(text)
     if named.index is not None:
-        return core.task(named.batch, named.index).id
-    if named.run is None and (view := core.batch(named.batch)).size == 1 and view.complete:
-        return TaskId(named.batch, 0, single=True)
-    raise InvalidValue("a task", text, f"it names several tasks; name one of them, as {named.batch}.0")
+        return (core.task(named.batch, named.index).id,)
+    if named.run is not None:
+        core.task(named.batch, named.run[-1])  # all of it exists
+        return _Tasks(named.batch, named.run)
+    view = core.batch(named.batch)
+    if view.size == 1 and view.complete:
+        return (TaskId(named.batch, 0, single=True),)
+    return _Tasks(named.batch, range(view.size))
+
+
+class _Tasks(Sequence[TaskId]):
+    """Several tasks of a batch."""
+
+    def __init__(self, batch: int, indexes: range) -> None:
+        self._batch = batch
+        self._indexes = indexes
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    @overload
+    def __getitem__(self, at: int) -> TaskId: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[TaskId]: ...
+    def __getitem__(self, at: int | slice) -> TaskId | Sequence[TaskId]:
+        found = self._indexes[at]
+        return _Tasks(self._batch, found) if isinstance(found, range) else TaskId(self._batch, found)
 
 
 class _Reading:
@@ -147,6 +169,7 @@ def _last_lines(pieces: list[_Piece], count: int | None) -> str:
     examples=(
         ("dtq logs 17", "what the task printed, in its last attempt"),
         ("dtq logs -f 17.3", "the same, and what it goes on to print"),
+        ("dtq logs 18", "what the tasks of a batch printed, one after the other"),
         ("dtq logs 17 --attempt 1 --raw > log.txt", "its first attempt, byte by byte"),
     ),
 )
@@ -175,27 +198,43 @@ def logs(
     if raw and (as_json or tail is not None):
         raise click.UsageError("--raw goes with neither --json nor --tail.", click.get_current_context())
     with connected(addresses, authkey_file, 0.0) as core, interruptible(task_id):
-        task = _task(core, task_id)
-        reading = _Reading(core, task, attempt)
-        so_far = reading.so_far()
-        if as_json:
-            write_json(_json(task, so_far, tail))
-            for piece in reading.further() if follow else ():
-                write_json(_json(task, [piece], None))
-                sys.stdout.flush()
-            return
-        screen = Screen(raw)
-        if tail is not None:
-            screen.write(_last_lines(so_far, tail))
-            so_far = so_far[-1:]
-            so_far = [so_far[0]._replace(text="")]
-        for piece in so_far:
-            screen.show(piece)
-        if not follow and so_far[-1].part.attempt == 0:
-            say(f"dtq: task {task} has not started")
-        for piece in reading.further() if follow else ():
-            screen.show(piece)
-        screen.end_line()
+        tasks = _tasks(core, task_id)
+        if follow and len(tasks) != 1:
+            raise InvalidValue("a task to follow", task_id, f"it names {len(tasks):,}; name one of them")
+        for task in tasks:
+            reading = _Reading(core, task, attempt)
+            so_far = reading.so_far()
+            if len(tasks) > 1 and not any(piece.part.data for piece in so_far):
+                continue
+            further = reading.further() if follow else None
+            if as_json:
+                _print_json(task, so_far, further, tail)
+                continue
+            if len(tasks) > 1 and not raw:
+                write(f"==> {task} <==")
+            _print(task, so_far, further, Screen(raw), tail)
+
+
+def _print(
+    task: TaskId, so_far: list[_Piece], further: Iterator[_Piece] | None, screen: Screen, tail: int | None
+) -> None:
+    if tail is not None:
+        screen.write(_last_lines(so_far, tail))
+        so_far = [so_far[-1]._replace(text="")]
+    for piece in so_far:
+        screen.show(piece)
+    if further is None and so_far[-1].part.attempt == 0 and not so_far[-1].part.over:
+        say(f"dtq: task {task} has not started")
+    for piece in further or ():
+        screen.show(piece)
+    screen.end_line()
+
+
+def _print_json(task: TaskId, so_far: list[_Piece], further: Iterator[_Piece] | None, tail: int | None) -> None:
+    write_json(_json(task, so_far, tail))
+    for piece in further or ():
+        write_json(_json(task, [piece], None))
+        sys.stdout.flush()
 
 
 def _json(task: TaskId, pieces: list[_Piece], tail: int | None) -> dict[str, object]:

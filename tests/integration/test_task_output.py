@@ -41,6 +41,19 @@ def test_output_of_tiny_tasks_in_shared_leases_is_each_tasks_own(client: Client)
         assert batch.task(index).output() == ("" if index % 3 else f"I am {index}\n"), index
 
 
+def test_command_shows_the_tasks_of_a_batch_that_printed(client: Client, cluster: Cluster) -> None:
+    batch = client.submit_map(printing_work.say_once_in, range(7), [3] * 7)
+    list(batch.results())
+    number = batch.id
+    shown = cluster.command("logs", number)
+    assert shown.stdout == "".join([f"==> {number}.{n} <==\nI am {n}\n" for n in (0, 3, 6)])
+    assert cluster.command("logs", f"{number}.1-4", "--raw").stdout == "I am 3\n"
+    told = [json.loads(line) for line in cluster.command("logs", number, "--json").stdout.splitlines()]
+    assert [(each["id"], each["output"]) for each in told] == [(f"{number}.{n}", f"I am {n}\n") for n in (0, 3, 6)]
+    refused = cluster.command("logs", "-f", number)
+    assert refused.stderr == f"dtq: a task to follow cannot be '{number}': it names 7; name one of them.\n"
+
+
 def test_output_of_programs_and_of_forked_children_is_their_tasks(client: Client) -> None:
     handle = client.submit(printing_work.say_fork_and_child, "said")
     handle.result(DEADLINE_S)
