@@ -63,7 +63,8 @@ def _whole(what: str, number: object) -> None:
 def purge_queue(service: Service, name: str) -> int:
     """Cancel all waiting tasks of a queue; returns their number."""
     waiting = [state for state in State if not state.final and state not in _KEPT]
-    return sum(cancel_all(service, Selection(queue=name, state=state, limit=0)).cancelled for state in waiting)
+    reports = [cancel_all(service, Selection(queue=name, state=state, limit=0)) for state in waiting]
+    return sum(report.cancelled + report.stopping for report in reports)  # what a worker holds is stopped there
 
 
 class Limits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dtq.client.steering import purge_queue
 from dtq.core.changes import LeaseRow
 from dtq.errors import DtqError, InvalidValue, UnknownId, UnknownLimit, WholeBatchOnly
 from dtq.model.limits import Limit
@@ -222,3 +223,19 @@ def test_verbs_take_labels(house: House) -> None:
     assert report == CancelReport(cancelled=2, stopping=0, finished=0)
     assert {view.batch for view in client.service.tasks(Selection(label="nightly", state=State.CANCELLED))} == {nightly}
     assert hand.fetch_one().batch == daily
+
+
+def test_purge_of_a_queue_takes_what_a_worker_holds_and_leaves_what_it_runs(house: House) -> None:
+    # Given a lease of several tasks, of which the first runs, and others that wait
+    client, hand = house.client(), house.worker()
+    client.submit()
+    hand.succeed(hand.fetch_one(), seconds=0.0005)
+    batch = client.submit(200)
+    grants = hand.fetch()
+    assert grants[0].hi > grants[0].lo + 1
+
+    assert purge_queue(client.service, "default") == 199
+
+    views = [client.service.task(batch, index) for index in range(200)]
+    assert [view.index for view in views if not view.state.final and not view.cancelling] == [0]
+    assert views[0].state is State.RUNNING
