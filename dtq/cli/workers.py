@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import click
@@ -12,12 +13,16 @@ from dtq.cli.click_classes import Group
 from dtq.cli.output import one_line, say, write, write_json
 from dtq.cli.render_json import worker_json
 from dtq.cli.render_text import show_workers
+from dtq.cli.waiting import Deadline
 from dtq.client.paging import whole_stats
 from dtq.client.workers import chosen
+from dtq.errors import WaitTimeout
 from dtq.model.messages import WorkerOrder
 from dtq.model.snapshots import OrderedWorker
 from dtq.wording import counted
 
+#: Pause between two looks whether workers have ended, in seconds.
+_LOOK_S: Final = 0.2
 #: Effects of the orders, as the commands print them.
 _EFFECTS: Final = {
     WorkerOrder.WORK: "takes tasks",
@@ -75,15 +80,26 @@ def list_workers(addresses: tuple[str, ...], authkey_file: str | None, as_json: 
     "drain",
     examples=(
         ("dtq workers drain lab-1", "it ends when its running tasks have ended"),
+        ("dtq workers drain lab-1 --wait --timeout 10m", "and wait for its end, before its machine goes"),
         ("dtq workers drain --stay 'lab-*'", "all of the lab, until `dtq workers resume 'lab-*'`"),
     ),
 )
 @_naming
 @click.option("--stay", is_flag=True, help="Do not end: wait until it is resumed.")
+@click.option("--wait", "waiting", is_flag=True, help="Wait until the workers have ended, or with --stay run nothing.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="DURATION",
+    type=options.DURATION,
+    help="Wait no longer than this (ends with 124).",
+)
 def drain(
     names: tuple[str, ...],
     everything: bool,
     stay: bool,
+    waiting: bool,
+    timeout_s: float | None,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
@@ -93,8 +109,35 @@ def drain(
 
     Names may be globs. Unstarted tasks go back to the queue. Without --stay the worker ends then.
     """
+    if timeout_s is not None and not waiting:
+        raise click.UsageError("--timeout is for --wait.", click.get_current_context())
     order = WorkerOrder.STAY if stay else WorkerOrder.DRAIN
-    _order(names, everything, order, addresses, authkey_file, as_json, quiet)
+    ordered = _order(names, everything, order, addresses, authkey_file, as_json, quiet)
+    if waiting:
+        _await_drained({each.session for each in ordered}, Deadline(timeout_s), addresses, authkey_file)
+
+
+def _await_drained(
+    sessions: set[str], deadline: Deadline, addresses: tuple[str, ...], authkey_file: str | None
+) -> None:
+    """Wait until workers have ended, or are drained and stay.
+
+    Raises:
+        WaitTimeout: they run tasks still.
+    """
+    with service(addresses, authkey_file) as coordinator:
+        while True:
+            left = [
+                each
+                for each in whole_stats(coordinator).workers
+                if each.session in sessions and each.state != "drained"
+            ]
+            if not left:
+                return
+            left_s = deadline.left_s
+            if left_s == 0:
+                raise WaitTimeout(", ".join(one_line(each.name) for each in left[:3]), deadline.timeout_s)
+            time.sleep(_LOOK_S if left_s is None else min(_LOOK_S, left_s))
 
 
 @workers.command(
@@ -148,7 +191,7 @@ def _order(
     authkey_file: str | None,
     as_json: bool,
     quiet: bool,
-) -> None:
+) -> list[OrderedWorker]:
     if not names and not everything:
         raise click.UsageError("name workers, or use --all.", click.get_current_context())
     if names and everything:
@@ -164,6 +207,7 @@ def _order(
     elif not quiet:
         for each in ordered:
             write(f"{one_line(each.name)}: {_effect(each, order)}")
+    return ordered
 
 
 def _effect(worker: OrderedWorker, order: WorkerOrder) -> str:

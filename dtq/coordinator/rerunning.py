@@ -64,8 +64,13 @@ def rerun(c: Coordinator, selection: Selection) -> RerunReport:
     for number in _numbers(c, selection):
         ids = tuple([at for at in selection.ids if at[0] == number]) or ((number, -1),)
         runs = _merged(_ended(c, replace(selection, ids=ids)), {index for _, index in ids})
-        for piece in _pieces(c, runs):
-            work.add(piece)
+        try:
+            for piece in _pieces(c, runs):
+                work.add(piece)
+        except NotRepeatable:
+            if selection.ids or c.engine.batches([number]):
+                raise
+            work.drop(number)  # it has expired since the filters matched it
     work.finish()
     made = [Rerun(earlier=old, batch=batch.number, tasks=batch.size) for old, batch in work.made]
     told = tuple(first_within(made, c.setup.answer_bytes))
@@ -272,6 +277,17 @@ class _Rerun:
         self._bytes += len(piece.submission.arguments)
         if self._tasks >= _TASKS or self._bytes >= _BYTES:
             self.finish()
+
+    def drop(self, number: int) -> None:
+        """Leave out what repeats a batch; the latest that was added."""
+        left = [piece for piece in self._load if piece.stored.row.batch != number]
+        self._tasks -= sum([pages.count(piece.submission.arguments) for piece in self._load[len(left) :]])
+        self._bytes -= sum([len(piece.submission.arguments) for piece in self._load[len(left) :]])
+        self._load = left
+        if self._open is not None and self.made[-1][0] == number:
+            self._give_up()
+            self._open = None
+            self.made.pop()
 
     def finish(self) -> None:
         """Accept the load, durably.

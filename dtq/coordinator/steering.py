@@ -54,7 +54,8 @@ def _named(workers: list[SessionState], name: str) -> list[SessionState]:
 
 def _ordered(c: Coordinator, state: SessionState, order: WorkerOrder) -> OrderedWorker:
     worker = c.machine.queue_state.workers.get(state.hello.session)
-    return OrderedWorker(name=state.name, order=order, busy=0 if worker is None else len(running(worker)))
+    busy = 0 if worker is None else len(running(worker))
+    return OrderedWorker(name=state.name, session=session_name(state.hello.session), order=order, busy=busy)
 
 
 def set_limit(c: Coordinator, limit: Limit) -> None:

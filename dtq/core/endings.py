@@ -26,7 +26,7 @@ _SIGNALS: Final = {
     "SIGFPE": "compiled code in its process divided by zero",
     "SIGILL": "its process met an instruction that this processor lacks: a package for another processor",
     "SIGTERM": "another program, or a person, told its process to end",
-    "SIGKILL": "the process was killed from outside: by the kernel when memory ran out, by a program, or a person",
+    "SIGKILL": "a person, a program (perhaps its own), or the kernel when memory ran out has killed its process",
     "SIGXCPU": "its process used more processor time than this system allows it",
     "SIGSYS": "its process made a system call that this system forbids",
 }

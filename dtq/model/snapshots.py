@@ -569,11 +569,13 @@ class OrderedWorker:
 
     Attributes:
         name: its name.
+        session: identifies its session (`WorkerView.session`).
         order: the order that holds for it now: one to end cannot be taken back.
         busy: how many tasks it runs.
     """
 
     name: fields.Label
+    session: fields.Session
     order: WorkerOrder
     busy: fields.Count
 

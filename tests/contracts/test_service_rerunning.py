@@ -254,3 +254,27 @@ def test_many_tasks_are_submitted_load_by_load(house: House, monkeypatch: pytest
         for grant in grants:
             hand.succeed(grant, seconds=1e-6 * (grant.hi - grant.lo))
     assert seen == [b"%d" % index for index in range(5_000)]
+
+
+def test_what_expires_meanwhile_is_left_out_of_what_filters_match(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given dead letters of three batches, one of which expires right after the filters have matched it
+    client, hand = house.client(), house.worker()
+    some = [client.submit(2, max_retries=0) for _ in range(3)]
+    for _ in range(6):
+        hand.fail(hand.fetch_one())
+    engine = house.coordinator.engine
+    pages_of, batches_of = engine.pages, engine.batches
+
+    def without_pages(kind: Any, batch: int, *at: Any, **room: Any) -> list[Any]:
+        return [] if batch == some[1] else pages_of(kind, batch, *at, **room)
+
+    def without_batch(numbers: Any = (), *more: Any, **named: Any) -> list[Any]:
+        return [] if list(numbers) == [some[1]] else batches_of(numbers, *more, **named)
+
+    monkeypatch.setattr(engine, "pages", without_pages)
+    monkeypatch.setattr(engine, "batches", without_batch)
+
+    # When, Then
+    assert [each.earlier for each in rerun(client, state=State.DEAD)] == [some[0], some[2]]

@@ -47,7 +47,10 @@ def test_drained_worker_finishes_what_runs_and_ends(cluster: Cluster, tmp_path: 
     until(lambda: shown(cluster)["lab-1"].state == "draining", "the worker to drain")
 
     # Then it finishes the first task, takes not the second, and ends well
+    late = cluster.command("workers", "drain", "lab-1", "--wait", "--timeout", "0.1")
+    assert (late.returncode, "lab-1" in late.stderr) == (124, True), late
     gate.touch()
+    assert cluster.command("workers", "drain", "lab-1", "--wait").returncode in (0, 65)  # it may be gone already
     assert worker.ended() == 0, worker.output()
     assert "an operator orders this worker to finish its running tasks, and end" in worker.output()
     assert not started(marks, "second")
@@ -59,8 +62,8 @@ def test_worker_that_stays_takes_tasks_again_when_resumed(cluster: Cluster, tmp_
     # Given a worker that is drained to stay
     producer = Producer(cluster.service())
     worker = cluster.worker("--name", "lab-1")
-    cluster.command("workers", "drain", "--stay", "lab-1")
-    until(lambda: shown(cluster)["lab-1"].state == "drained", "the worker to be drained")
+    cluster.command("workers", "drain", "--stay", "lab-1", "--wait")
+    assert shown(cluster)["lab-1"].state == "drained"
     batch = producer.submit("square", [(3,), (4,)])
 
     # When the coordinator is killed meanwhile, Then it is still drained

@@ -120,7 +120,7 @@ def test_verbs_say_exactly_what_they_are_for(verb: list[str], noted: NotedCoordi
 
 
 def test_workers_are_ordered_by_names_or_all(noted: NotedCoordinator, capsys: Captured) -> None:
-    ends = OrderedWorker(name="lab\u202e1", order=WorkerOrder.DRAIN, busy=2)
+    ends = OrderedWorker(name="lab\u202e1", session="s", order=WorkerOrder.DRAIN, busy=2)
     noted.answers["order_workers"] = [ends]
     assert run(["workers", "drain", "lab*", "x"]) == 0
     assert capsys.readouterr().out == "lab\\u202e1: takes no more tasks, and ends (2 tasks of it run)\n"
