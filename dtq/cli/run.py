@@ -31,6 +31,7 @@ from dtq.client.references import Reference
 from dtq.client.submitting import submit as submit_one
 from dtq.errors import DtqError, InvalidValue
 from dtq.model.ids import TaskId, parse_named
+from dtq.model.text import printable_line
 from dtq.records import dataclass, fields
 from dtq.wording import counted
 from dtq.worker.terms import SECRETS
@@ -253,6 +254,15 @@ def _await_all(
     return failed
 
 
+def _show(job: Job) -> None:
+    """Print a command as one types it: in one line on a terminal, elsewhere byte by byte, for a shell."""
+    line = shown(job.words)
+    if sys.stdout.isatty():
+        write(printable_line(line))
+    else:
+        sys.stdout.buffer.write(os.fsencode(line) + b"\n")
+
+
 def _end(code: int) -> None:
     """End with an exit code, of which everything has been printed.
 
@@ -382,7 +392,7 @@ def run(
             todo = joblog.unfinished(todo, joblog.read(shape.log), shape.log, failed_too=shape.resume_failed)
         if dry_run:
             for job in todo:
-                write(shown(job.words))
+                _show(job)
             return
         queue = stack.enter_context(core(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0))
         _submit(queue, _Kept(template), todo, settings, terms, shape, single=not sources and shape.each is None)

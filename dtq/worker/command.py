@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -108,6 +109,9 @@ def _started(argv: Sequence[str], settings: CommandSettings, variables: dict[str
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Have a command that is started not ignore SIGINT, as its slot does."""
+    if threading.current_thread() is not threading.main_thread():  # only that one sets handlers
+        yield
+        return
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield

@@ -136,6 +136,9 @@ def test_each_line_may_be_a_command(cluster: Home) -> None:
 def test_nothing_is_submitted_by_a_dry_run(cluster: Home) -> None:
     done = run(cluster, "--dry-run", "--", "cp", "{}", "{.}.bak", ":::", "a b.txt", "c")
     assert done.stdout.decode() == "cp 'a b.txt' 'a b.bak'\ncp c c.bak\n"
+    # And names of files that are no text are told as they are
+    done = run(cluster, "--dry-run", "-0", "--each", "-", "--", "rm", input=b"\xff\xfe\0")
+    assert done.stdout == b"rm '\xff\xfe'\n"
 
 
 def test_output_without_end_is_bounded(cluster: Home) -> None:

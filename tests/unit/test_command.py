@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -60,6 +61,12 @@ def test_input_and_output_flow_at_once() -> None:
 
 def test_a_command_that_closes_its_output_is_waited_for() -> None:
     assert failed("sh", "-c", "exec >&- 2>&-; sleep 0.2; exit 5")[1].exit_code == 5
+
+
+def test_commands_run_in_any_thread() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: run(("sh", "-c", f"sleep 0.05; echo {n}")).stdout, range(8)))
+    assert found == [b"%d\n" % n for n in range(8)]
 
 
 def test_a_command_has_the_signals_of_a_new_process() -> None:
