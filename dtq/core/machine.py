@@ -641,11 +641,31 @@ class Machine:
             by_report: whether that is a report, else it is a fetching call.
         """
         worker = self._worker(session)
+        passed: list[tuple[Batch, Run]] = []
+        try:
+            granted = self._grant(worker, now, call, passed, by_report=by_report)
+        finally:
+            if passed:
+                self._put_back(passed)
+        return granted + self._successors(worker, now, call) if self.queue_state.dependencies.awaited else granted
+
+    def _put_back(self, passed: Sequence[tuple[Batch, Run]]) -> None:
+        """Put the runs back that a worker was passed over for. Nothing of them is new to other workers."""
+        lines = self.queue_state.lines
+        pushed = lines.pushed
+        for batch, run in passed:
+            lines.push(batch.entry, run, batch.limits)
+        lines.pushed = pushed
+
+    def _grant(
+        self, worker: Worker, now: float, call: int, passed: list[tuple[Batch, Run]], *, by_report: bool
+    ) -> list[Lease]:
+        """As `lease`; `passed` gathers the runs that are held back from this worker, and were taken off their heaps."""
         granted: list[Lease] = []
         room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
         tasks = sum([lease.hi - lease.lo for lease in worker.leases.values() if lease.before is None])
         lines = self.queue_state.lines
-        while True:
+        while len(passed) <= quarantining.MOST_PASSED:
             held = worker.slots_held
             if held >= 2 * worker.capacity and not self._has_small(worker, held):
                 break
@@ -658,7 +678,9 @@ class Machine:
             if batch.flow is not None and start_by.lapse(self.queue_state, batch, now):
                 continue
             if worker.quarantine is not None and quarantining.held_back(self.queue_state, worker, batch, run.lo, now):
-                break
+                passed.append((batch, run))
+                heap.advance(run.hi)
+                continue
             ahead = held >= worker.capacity
             estimate_s = batch.entry.expected_s()
             if ahead and (estimate_s is None or estimate_s > CHUNK_S):
@@ -675,7 +697,7 @@ class Machine:
             lease.started = not ahead
             tasks += lease.hi - lease.lo
             granted.append(lease)
-        return granted + self._successors(worker, now, call) if self.queue_state.dependencies.awaited else granted
+        return granted
 
     @staticmethod
     def _has_small(worker: Worker, held: int) -> bool:

@@ -8,14 +8,16 @@ Rules:
 1. The task is tried again soon, by workers that have not failed to run it, as long as one exists; the attempt counts as
    a crash, so that a task that nobody can run becomes a dead letter.
 2. Until `PROBE_S` has passed, the worker is given no task of that spec while another worker may be able to run it;
-   after that, one lease of the spec at a time, until one has reached its own code. A held-back task also blocks the
-   tasks behind it for that worker.
+   after that, one lease of the spec at a time, until one has reached its own code. The worker is given the tasks
+   behind held-back ones meanwhile: a worker that could run those may be busy for long.
 3. A worker is broken, and is told to leave, if `MOST_ERRORS` attempts in a row end so, at least `PROVEN` of them with
    functions that have run somewhere. A function that never ran anywhere breaks no worker; nor does a fault of one
    call's arguments, or of a function by value from another Python (`Failure.particular`).
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from dtq.core.batches import Batch
 from dtq.core.leases import Worker
@@ -24,6 +26,9 @@ from dtq.core.quarantine import PROBE_S, Quarantine
 from dtq.core.queue_state import QueueState
 from dtq.model.messages import Failed
 from dtq.model.states import Outcome
+
+#: Most runs of held-back tasks that a worker is passed over for by one call.
+MOST_PASSED: Final = 64
 
 
 def note(worker: Worker, batch: Batch, failed: Failed, now: float) -> None:
@@ -39,7 +44,7 @@ def note(worker: Worker, batch: Batch, failed: Failed, now: float) -> None:
 
 
 def held_back(queue_state: QueueState, worker: Worker, batch: Batch, index: int, now: float) -> bool:
-    """Whether a worker with failures to run is offered nothing now, because other workers may run the next task.
+    """Whether a worker with failures to run is not offered the next task now, because other workers may run it.
 
     Args:
         queue_state: the state of the queue.

@@ -71,6 +71,23 @@ def test_other_specs_are_not_held_back(machine: Driver) -> None:
     assert machine.take("w1") == [(other, 0)]
 
 
+def test_tasks_behind_one_that_is_held_back_for_long_are_not(machine: Driver) -> None:
+    # Given a task that only a worker can run that is busy for long
+    machine.attach("w1")
+    machine.attach("w2")
+    machine.submit(function="work:missing")
+    unable(machine, "w1")
+    machine.submit(1, priority=1)
+    busy = machine.lease_one("w2")
+    behind = machine.submit(2, limits=("x",), function="work:there")
+    # Then the other one is given what is behind it
+    machine.tick(ELSEWHERE_S)
+    assert machine.take("w1") == [(behind, 0)]
+    # And the task is where it was
+    machine.succeed(busy)
+    assert machine.take("w2") == [(1, 0)]
+
+
 def test_worker_that_nobody_could_stand_in_for_is_not_held_back(machine: Driver) -> None:
     machine.attach("w1")
     machine.attach("elsewhere", queues=("red",))
