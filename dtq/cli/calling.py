@@ -80,11 +80,20 @@ def _mentioned(addresses: Sequence[Address]) -> Iterator[None]:
         timer.cancel()
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to standard error as it is then: while bars are shown, a line of the log goes above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record in a line."""
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            sys.stderr.write(f"{self.format(record)}\n")
+
+
 def say_warnings() -> None:
     """Send the client's log (the coordinator is lost, and back) to standard error in the form of dtq's other
     sentences.
     """
-    handler = logging.StreamHandler()
+    handler = _StderrHandler()
     handler.setFormatter(SafeFormatter("dtq: %(message)s"))
     logging.getLogger("dtq.client").addHandler(handler)
 
