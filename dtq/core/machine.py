@@ -550,7 +550,7 @@ class Machine:
             worker=worker.name,
             ended_at=now,
             seconds=success.seconds,
-            peak_memory=success.peak_memory,
+            peak_memory=success.peak_memory or None,
         )
         queue_state.ledger.page(page)
         answer.pages.append(page)

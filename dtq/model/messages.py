@@ -330,7 +330,7 @@ class Succeeded:
         lo: index of the first task in its batch.
         results: page of result blobs.
         seconds: how long the tasks took together.
-        peak_memory: highest resident memory of the slot's process since its start, in bytes; None if unknown. Earlier
+        peak_memory: highest resident memory of the slot's process since its start, in bytes; 0 if unknown. Earlier
             tasks of the process count too.
         printed: the output of those of them that printed anything.
     """
@@ -339,7 +339,7 @@ class Succeeded:
     lo: fields.Index
     results: fields.Results
     seconds: fields.Seconds
-    peak_memory: fields.Count | None = None
+    peak_memory: fields.Count = 0
     printed: Annotated[tuple[Printed, ...], PRINTED] = ()
 
 

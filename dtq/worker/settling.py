@@ -142,9 +142,7 @@ class Settling:
         if chunk.token in self._holdings.chunks:
             self._holdings.segments.hold(chunk.token, values, chunk.place)
 
-    def _succeed(
-        self, child: Child, chunk: Chunk, results: bytes, hi: int, seconds: float, peak: int | None = None
-    ) -> None:
+    def _succeed(self, child: Child, chunk: Chunk, results: bytes, hi: int, seconds: float, peak: int = 0) -> None:
         lo = chunk.next
         child.ended(chunk, hi)
         self._tasks.succeeded(chunk, lo, hi, seconds)

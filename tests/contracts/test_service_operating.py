@@ -79,7 +79,7 @@ def test_task_that_has_ended_says_how_long_it_ran_where_and_with_what_memory(hou
         client = house.client(client.session)
 
 
-def report(hand: Hand, grant: Grant, seconds: float, peak_memory: int | None = None) -> None:
+def report(hand: Hand, grant: Grant, seconds: float, peak_memory: int = 0) -> None:
     """Report all of a lease."""
     succeeded = Succeeded(
         token=grant.token, lo=grant.lo, results=grant.arguments, seconds=seconds, peak_memory=peak_memory
