@@ -274,6 +274,20 @@ def _end(code: int) -> None:
         raise TaskTrouble(code if 0 < code < 256 else 1)
 
 
+_AT_ONCE: Final = "the slots of the workers run that many at once; --limit NAME bounds them (`dtq limit set NAME`)"
+#: Options of GNU parallel that are others here.
+_ELSEWHERE: Final = {
+    "-j": _AT_ONCE,
+    "--jobs": _AT_ONCE,
+    "--retries": "use --max-retries",
+    "--workdir": "use --cwd",
+    "--wd": "use --cwd",
+    "-a": "use --each FILE",
+    "--arg-file": "use --each FILE",
+    "--results": "`dtq result ID` has the output of each, and --shell '... > {/.}.out' writes files at the workers",
+}
+
+
 # -- the command --------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +300,7 @@ def _end(code: int) -> None:
         ("find . -name '*.log' | dtq run --each - --wait gzip", "a task a line; the line comes last"),
         ("dtq run --wait --shell 'zcat {} | wc -l' ::: a.gz b.gz", "a line for the shell"),
     ),
+    instead=_ELSEWHERE,
 )
 @click.argument("words", metavar="COMMAND [ARG]... [::: INPUT...]", nargs=-1, type=options.TEXT)
 @click.option(
@@ -395,7 +410,8 @@ def run(
                 _show(job)
             return
         queue = stack.enter_context(core(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0))
-        _submit(queue, _Kept(template), todo, settings, terms, shape, single=not sources and shape.each is None)
+        log = _log(stack, shape, settings)  # before anything is submitted
+        _submit(queue, _Kept(template), todo, settings, terms, shape, log, single=not sources and shape.each is None)
 
 
 def _submit(
@@ -405,13 +421,14 @@ def _submit(
     settings: CommandSettings,
     terms: Any,
     shape: _Shape,
+    log: joblog.Joblog | None,
     *,
     single: bool,
 ) -> None:
     if shape.waiting:
         todo = kept.passing(todo)
     if single:
-        _submit_one(queue, next(todo), settings, terms, shape)
+        _submit_one(queue, next(todo), settings, terms, shape, log)
         return
     shared = _shared(queue, settings)
     handle = submit_calls(queue, FUNCTION, terms, (Call((job.words, shared, job.sequence), {}) for job in todo))
@@ -421,23 +438,21 @@ def _submit(
     if not shape.waiting:
         print_id(handle, handle.id, shape.as_json, shape.quiet)
         return
-    with ExitStack() as stack:
-        log = _log(stack, shape, settings)
-        stack.enter_context(interruptible(handle.id))
+    with interruptible(handle.id):
         failed = _await_all(queue, handle, kept, shape, log)
     if failed and not shape.quiet and not shape.as_json:
         complain(f"{counted(failed, 'command')} of batch {handle.id} failed (dtq dlq list --batch {handle.id}).")
     _end(min(failed, MOST_FAILED + 1))
 
 
-def _submit_one(queue: ClientCore, job: Job, settings: CommandSettings, terms: Any, shape: _Shape) -> None:
+def _submit_one(
+    queue: ClientCore, job: Job, settings: CommandSettings, terms: Any, shape: _Shape, log: joblog.Joblog | None
+) -> None:
     handle = accepted(queue, submit_one(queue, FUNCTION, terms, (job.words, settings), {}))
     if not shape.waiting:
         print_id(handle, handle.id, shape.as_json, shape.quiet)
         return
-    with ExitStack() as stack:
-        log = _log(stack, shape, settings)
-        stack.enter_context(interruptible(handle.id))
+    with interruptible(handle.id):
         code = _await_one(queue, handle, job, shape, log)
     _end(code)
 

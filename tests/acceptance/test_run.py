@@ -115,6 +115,13 @@ def test_each_input_is_a_task_of_one_batch(cluster: Home) -> None:
     assert run(cluster, *words, "--resume", "--shell", script, input=numbers).returncode == 0
 
 
+def test_a_log_that_cannot_be_written_submits_nothing(cluster: Home) -> None:
+    before = cluster.data("stats")["stats"]["submitted"]
+    done = run(cluster, "--wait", "--joblog", "/not/there/log", "true", ":::", "a")
+    assert (done.returncode, b"No such file" in done.stderr) == (74, True)
+    assert cluster.data("stats")["stats"]["submitted"] == before
+
+
 def test_many_lines_are_one_batch(cluster: Home) -> None:
     lines = b"".join(b"%d\n" % n for n in range(100_000))
     done = run(cluster, "--each", "-", "--delay", "1h", "true", input=lines)
@@ -230,6 +237,7 @@ def test_a_worker_of_registered_task_types_refuses_commands(tmp_path: Path) -> N
         (["true", ":::"], "inputs come after it"),
         (["--each", "-", "--stdin", "-", "true"], "cannot both be standard input"),
         ([], "missing argument"),
+        (["-j4", "true"], "no such option '-j': the slots of the workers"),
         (["--each", "jobs.py"], "missing argument"),
         (["--live", "--wait", "true", ":::", "a"], "--live is for a single command"),
     ],
