@@ -61,20 +61,29 @@ def rerun(c: Coordinator, selection: Selection) -> RerunReport:
     c.flush()
     _check_ids(c, selection)
     work = _Rerun(c)
-    for number in _numbers(c, selection):
-        ids = tuple([at for at in selection.ids if at[0] == number]) or ((number, -1),)
-        runs = _merged(_ended(c, replace(selection, ids=ids)), {index for _, index in ids})
-        try:
-            for piece in _pieces(c, runs):
-                work.add(piece)
-        except NotRepeatable:
-            if selection.ids or c.engine.batches([number]):
-                raise
-            work.drop(number)  # it has expired since the filters matched it
-    work.finish()
+    try:
+        for number in _numbers(c, selection):
+            _rerun_batch(c, selection, number, work)
+        work.finish()
+    except BaseException:
+        work.give_up()
+        raise
     made = [Rerun(earlier=old, batch=batch.number, tasks=batch.size) for old, batch in work.made]
     told = tuple(first_within(made, c.setup.answer_bytes))
     return RerunReport(tasks=sum([each.tasks for each in made]), batches=told, more=len(told) < len(made))
+
+
+def _rerun_batch(c: Coordinator, selection: Selection, number: int, work: _Rerun) -> None:
+    """Submit the selected tasks of one batch once more."""
+    ids = tuple([at for at in selection.ids if at[0] == number]) or ((number, -1),)
+    runs = _merged(_ended(c, replace(selection, ids=ids)), {index for _, index in ids})
+    try:
+        for piece in _pieces(c, runs):
+            work.add(piece)
+    except NotRepeatable:
+        if selection.ids or c.engine.batches([number]):
+            raise
+        work.drop(number)  # it has expired since the filters matched it
 
 
 # -- the selected tasks -------------------------------------------------------------------------------------------
@@ -285,8 +294,7 @@ class _Rerun:
         self._bytes -= sum([len(piece.submission.arguments) for piece in self._load[len(left) :]])
         self._load = left
         if self._open is not None and self.made[-1][0] == number:
-            self._give_up()
-            self._open = None
+            self.give_up()
             self.made.pop()
 
     def finish(self) -> None:
@@ -307,9 +315,6 @@ class _Rerun:
                 if named:
                     vetting.check(named)
             self._accept(load)
-        except DtqError:
-            self._give_up()
-            raise
         finally:
             vetting.close()
 
@@ -351,14 +356,15 @@ class _Rerun:
             c.cache.add([page])
         self._open = None if submission.complete else batch
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """Cancel a batch of which earlier loads have accepted some pieces."""
         c, batch = self._c, self._open
+        self._open = None
         if batch is None:
             return
         with c.lock:
             if c.machine.queue_state.batches.get(batch.number) is batch:
-                operators.cancel_batch(c.machine, batch, c.clock.now(), why="not all of it could be submitted")
+                operators.cancel_batch(c.machine, batch, c.clock.now(), why=operators.CUT_SHORT)
                 c.tell_cancelled()
             ticket = c.committer.ticket()
         c.committer.settle(ticket)

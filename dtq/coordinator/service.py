@@ -182,6 +182,7 @@ class Coordinator:
                 self.started_at,
                 CronCalendar(),
             )
+            operators.cancel_cut_short(self.machine, self.started_at)
         place = self.engine.place if self.setup.values else None
         if place is not None:
             self.values = PeerValues(place, self.engine.holds, by_reference=self.setup.by_reference)

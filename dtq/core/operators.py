@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from dtq.core import placing
 from dtq.core.batches import Batch, Task
@@ -17,6 +18,9 @@ from dtq.model.limits import Limit
 from dtq.model.options import Spec
 from dtq.model.states import State
 from dtq.records import replace
+
+#: Why a batch never starts of which not all pieces could be submitted.
+CUT_SHORT: Final = "not all of it could be submitted"
 
 
 def cancel_batch(
@@ -47,6 +51,16 @@ def cancel_batch(
     if queue_state.batches.get(batch.number) is batch:
         machine.seal(batch, now)
     return cancelled, stopping
+
+
+def cancel_cut_short(machine: Machine, now: float) -> int:
+    """Cancel the batches that this coordinator was making itself, piece by piece, when it ended; returns their number.
+    Whoever asked for them was never told of them, and nobody goes on with them.
+    """
+    cut_short = [batch for batch in machine.queue_state.open.values() if not batch.session]
+    for batch in cut_short:
+        cancel_batch(machine, batch, now, why=CUT_SHORT)
+    return len(cut_short)
 
 
 def cancel_task(machine: Machine, batch: Batch, index: int, now: float, only: State | None = None) -> State | None:

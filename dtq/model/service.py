@@ -456,8 +456,9 @@ class Service(Protocol):
         """Submit tasks that have ended once more, durably: the same functions, arguments and terms, as new tasks. The
         ended tasks of one batch make one new batch, without the key of the earlier one, its delay and its deadline.
 
-        All new batches become durable in one commit, as far as they have 65,536 tasks and 16 MiB of arguments; of more,
-        earlier ones stay when a later one is refused.
+        All new batches become durable in one commit, as far as they have 65,536 tasks and 16 MiB of arguments. Of
+        more, whole batches stay when a later one is refused, and one of which not all could be submitted is cancelled;
+        also if the coordinator ends in the middle.
 
         Raises:
             NotEnded: one of the selected ids is not that of an ended task; nothing was submitted.

@@ -278,3 +278,53 @@ def test_what_expires_meanwhile_is_left_out_of_what_filters_match(
 
     # When, Then
     assert [each.earlier for each in rerun(client, state=State.DEAD)] == [some[0], some[2]]
+
+
+def test_rerun_that_a_kill_cut_short_leaves_nothing_to_run(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a rerun of several loads, and a coordinator that ends in the middle
+    monkeypatch.setattr("dtq.coordinator.rerunning._TASKS", 1_000)
+    monkeypatch.setattr("dtq.coordinator.rerunning._Rerun.give_up", lambda self: None)
+    client = house.client()
+    batch = client.submit(1_000, submission={"complete": False})
+    for offset in (1_000, 2_000):
+        client.receipts(client.submission(1_000, offset=offset, batch=batch, complete=offset == 2_000))
+    client.service.cancel(Selection(ids=((batch, -1),), limit=0))
+    ended(client, batch, State.CANCELLED, 3_000)
+    find = house.coordinator.engine.pages
+
+    def killed(kind: Any, number: int, lo: int, *more: Any, **room: Any) -> list[Any]:
+        return [page for page in find(kind, number, lo, *more, **room) if page.lo < 2_000]
+
+    monkeypatch.setattr(house.coordinator.engine, "pages", killed)
+    with pytest.raises(NotRepeatable):
+        rerun(client, (batch, -1))
+    monkeypatch.undo()
+    half = client.service.batch(batch + 1)
+    assert (half.complete, half.counts.pending) == (False, half.size)
+
+    # When it starts again, Then the half batch is cancelled, and says why
+    house.restart()
+    view = house.client().service.batch(batch + 1)
+    assert (view.complete, view.counts.cancelled, view.reason) == (True, half.size, "not all of it could be submitted")
+
+
+def test_rerun_that_fails_in_the_middle_cancels_what_it_has_begun(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dtq.coordinator.rerunning._TASKS", 1_000)
+    client = house.client()
+    batch = client.submit(1_000, submission={"complete": False})
+    for offset in (1_000, 2_000):
+        client.receipts(client.submission(1_000, offset=offset, batch=batch, complete=offset == 2_000))
+    client.service.cancel(Selection(ids=((batch, -1),), limit=0))
+    ended(client, batch, State.CANCELLED, 3_000)
+    find = house.coordinator.engine.pages
+
+    def damaged(kind: Any, number: int, lo: int, *more: Any, **room: Any) -> list[Any]:
+        return [page for page in find(kind, number, lo, *more, **room) if page.lo < 2_000]
+
+    monkeypatch.setattr(house.coordinator.engine, "pages", damaged)
+    with pytest.raises(NotRepeatable):
+        rerun(client, (batch, -1))
+    half = client.service.batch(batch + 1)
+    assert (half.complete, half.counts.cancelled) == (True, half.size)
