@@ -6,6 +6,7 @@ terminal what has changed, inside of a synchronised update, so nothing flickers.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
@@ -169,4 +170,6 @@ def run(service: Service, address: Callable[[], str], *, unicode: bool) -> None:
         address: returns its address.
         unicode: whether the terminal shows more than ASCII.
     """
+    for name in ("COLUMNS", "LINES"):  # textual would believe them rather than the terminal, whatever its size is later
+        os.environ.pop(name, None)
     Top(service, address, unicode=unicode).run()

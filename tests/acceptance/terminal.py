@@ -49,7 +49,9 @@ class Terminals:
     ) -> Terminal:
         """Run a dtq command in a terminal of its own."""
         columns, lines = map(str, size)
-        settings = [f"{key}={value}" for key, value in environment.items() if key.startswith(("DTQ_", "XDG_", "HOME"))]
+        environment = {**environment, "COLUMNS": "77", "LINES": "11"}  # exported by some shell long ago
+        named = ("DTQ_", "XDG_", "HOME", "COLUMNS", "LINES")
+        settings = [f"{key}={value}" for key, value in environment.items() if key.startswith(named)]
         given = [word for setting in settings for word in ("-e", setting)]
         command = [sys.executable, "-m", "dtq", *words]
         self._tmux(
