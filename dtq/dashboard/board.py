@@ -7,6 +7,7 @@ from typing import Final
 
 from dtq.dashboard.charts import BLOCKS
 from dtq.model.dashboard import Dashboard, History, QueueLine, WorkerLine
+from dtq.model.explanations import Explanation
 from dtq.model.snapshots import DeadLetter, TaskView
 from dtq.model.states import State
 from dtq.records import dataclass, field
@@ -84,6 +85,23 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A task whose page is open.
+
+    Attributes:
+        task: the task, with its history.
+        explained: why it is in its state, and what helps; None if the coordinator does not say.
+        arguments: its arguments in a line; empty if they are no longer kept.
+        printed: what its latest attempt has printed, as far as it is kept here.
+    """
+
+    task: TaskView
+    explained: Explanation | None = None
+    arguments: str = ""
+    printed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
     """Everything that a frame shows.
 
@@ -94,8 +112,8 @@ class Board:
         history: the history, merged.
         tasks: the tasks on their page; None before they were asked for.
         letters: the dead letters, likewise.
-        task: the task whose page is open; None for none.
-        wanted: that task, by batch and index.
+        opened: the task whose page is open; None before it was asked for.
+        wanted: that task, by batch and index; None for none.
         tab: which of `TABS` the page of tasks shows.
         period: which of `charts.PERIODS` the chart shows.
         refresh: which of `REFRESHES` is chosen.
@@ -119,7 +137,7 @@ class Board:
     history: tuple[History, ...] = ()
     tasks: tuple[TaskView, ...] | None = None
     letters: tuple[DeadLetter, ...] | None = None
-    task: TaskView | None = None
+    opened: Opened | None = None
     wanted: tuple[int, int] | None = None
     tab: int = 0
     period: int = 0

@@ -72,6 +72,13 @@ def _joined(old: History, new: History) -> History:
     )
 
 
+def marks(history: History, now: float, period_s: int, columns: int) -> str:
+    """A mark where workers were lost, in so many columns; empty if none were."""
+    lost = Series("lost", lambda history: history.lost)
+    found = values(history, lost, now, period_s, columns)
+    return "".join("▲" if value else " " for value in found) if any(found) else ""
+
+
 def values(history: History, series: Series, now: float, period_s: int, columns: int) -> list[float]:
     """The values of a series over the last period, in so many equal parts; 0 where nothing is known."""
     taken = series.take(history)
@@ -144,4 +151,7 @@ def chart(
             value = Span(f" {number(now_is):>9}" if last else " " * 10, look)
             top = Span(f"  max {number(most)}" if last and most else "", Look.DIM)
             found.append((Span(label), Span(text, Look.PLAIN), value, top))
+    marked = marks(source, now, period_s, wide)
+    if marked:
+        found.append((Span(f"{'lost':<11} "), Span(marked, Look.DEAD), Span("  workers", Look.DIM)))
     return found

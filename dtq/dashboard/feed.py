@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from dtq.client.paging import cancel_all, purge_all, retry_all, whole_task
+from dtq.client.paging import cancel_all, purge_all, retry_all
 from dtq.dashboard import charts, filters
 from dtq.dashboard.board import REFRESHES, TABS, Board, Link, Order, Page
+from dtq.dashboard.task_reader import TaskReader
 from dtq.errors import DtqError, ResultExpired, UnknownId
 from dtq.model.messages import WorkerOrder
 from dtq.model.queues import SteeringChange
@@ -65,6 +66,7 @@ class Feed:
         #: The end of the known history, the coordinator's epoch that it belongs to.
         self._since, self._epoch = 0.0, -1
         self._lost_at: float | None = None
+        self._reader: TaskReader | None = None
         #: When a list may be asked for again, ``time.monotonic()``.
         self._list_at = 0.0
         self._thread = threading.Thread(target=self._run, name="dtq-feed", daemon=True)
@@ -145,13 +147,15 @@ class Feed:
             self._look_at_list(board)
 
     def _look_at_task(self, batch: int, index: int) -> None:
+        if self._reader is None or self._reader.at != (batch, index):
+            self._reader = TaskReader(self._service, batch, index)
         try:
-            task = whole_task(self._service, batch, index)
+            opened = self._reader.read()
         except (UnknownId, ResultExpired) as error:
             said = str(error)
-            self._tell(lambda board: replace(board, wanted=None, task=None, said=said))
+            self._tell(lambda board: replace(board, wanted=None, opened=None, said=said))
             return
-        self._tell(lambda board: replace(board, task=task if board.wanted == (batch, index) else board.task))
+        self._tell(lambda board: replace(board, opened=opened) if board.wanted == (batch, index) else board)
 
     def _look_at_list(self, board: Board) -> None:
         began = time.monotonic()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dtq.dashboard import board as boards
+from dtq.dashboard import task_page
 from dtq.dashboard.board import REFRESHES, SORTS, TABS, Board, Order, Page
 from dtq.dashboard.charts import PERIODS
 from dtq.model.dashboard import WorkerState
@@ -18,6 +19,8 @@ from dtq.wording import counted
 
 #: Rows of a page for PgUp and PgDn.
 _LEAP: Final = 15
+#: Width for which the length of a task's page is reckoned.
+_COLUMNS: Final = 80
 #: Longest filter, in characters.
 _FILTER: Final = 200
 #: The order to end the dashboard.
@@ -86,7 +89,7 @@ def _asking_anew(board: Board) -> Board:
 
 def _page(page: Page) -> Callable[[Board], Pressed]:
     return lambda board: (
-        replace(_asking_anew(board), page=page, marked=frozenset(), wanted=None, task=None, help=False),
+        replace(_asking_anew(board), page=page, marked=frozenset(), wanted=None, opened=None, help=False),
         None,
     )
 
@@ -94,12 +97,17 @@ def _page(page: Page) -> Callable[[Board], Pressed]:
 def _move(rows: int) -> Callable[[Board], Pressed]:
     def move(board: Board) -> Pressed:
         if board.wanted is not None:
-            return replace(board, scroll=max(0, board.scroll + rows)), None
+            return replace(board, scroll=max(0, min(_last_line(board), board.scroll + rows))), None
         last = max(0, len(boards.keys_of(board)) - 1)
         at = max(0, min(last, min(board.cursor, last) + rows))
         return replace(board, cursors={**board.cursors, board.page: at}), None
 
     return move
+
+
+def _last_line(board: Board) -> int:
+    """About how far the page of the open task goes; the frame knows exactly."""
+    return 0 if board.opened is None else len(task_page.lines(board.opened, 0.0, _COLUMNS))
 
 
 def _turn(by: int) -> Callable[[Board], Pressed]:
@@ -128,7 +136,7 @@ def _back(board: Board) -> Pressed:
     if board.help:
         return replace(board, help=False), None
     if board.wanted is not None:
-        return replace(board, wanted=None, task=None, scroll=0), None
+        return replace(board, wanted=None, opened=None, scroll=0), None
     if board.marked:
         return replace(board, marked=frozenset()), None
     return (_with_filter(board, ""), None) if board.filter else (board, None)
@@ -157,7 +165,7 @@ def _open(board: Board) -> Pressed:
     if board.wanted is not None or board.page in (Page.QUEUES, Page.WORKERS) or not keys:
         return board, None
     batch, _, index = keys[min(board.cursor, len(keys) - 1)].partition(".")
-    return replace(board, wanted=(int(batch), int(index)), task=None, scroll=0, help=False), None
+    return replace(board, wanted=(int(batch), int(index)), opened=None, scroll=0, help=False), None
 
 
 def _pace(by: int) -> Callable[[Board], Pressed]:
@@ -223,8 +231,8 @@ def _ask(board: Board, verb: str, sentence: str, noun: str, nouns: str = "") -> 
 
 def _is_dead(board: Board) -> bool:
     """Whether the verbs on dead letters apply: on their page, or the open task is one."""
-    if board.wanted is not None and board.task is not None:
-        return board.task.state is State.DEAD
+    if board.wanted is not None:
+        return board.opened is not None and board.opened.task.state is State.DEAD
     return board.page is Page.DEAD or (board.page is Page.TASKS and TABS[board.tab] is State.DEAD)
 
 

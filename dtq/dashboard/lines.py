@@ -42,7 +42,7 @@ Line = tuple[Span, ...]
 #: A line without text.
 EMPTY: Final[Line] = ()
 #: Longest foreign text of one line, in characters: more than a terminal is wide.
-_LONGEST: Final = 600
+_LONGEST: Final = 1_000
 
 
 def foreign(text: str) -> str:

@@ -50,7 +50,7 @@ class Terminals:
         """Run a dtq command in a terminal of its own."""
         columns, lines = map(str, size)
         environment = {**environment, "COLUMNS": "77", "LINES": "11"}  # exported by some shell long ago
-        named = ("DTQ_", "XDG_", "HOME", "COLUMNS", "LINES")
+        named = ("DTQ_", "XDG_", "HOME", "COLUMNS", "LINES", "NO_COLOR")
         settings = [f"{key}={value}" for key, value in environment.items() if key.startswith(named)]
         given = [word for setting in settings for word in ("-e", setting)]
         command = [sys.executable, "-m", "dtq", *words]

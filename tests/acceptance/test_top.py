@@ -26,8 +26,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
-def opened(terminals: Terminals, cluster: Cluster, size: tuple[int, int]) -> Terminal:
+def opened(terminals: Terminals, cluster: Cluster, size: tuple[int, int], **variables: str) -> Terminal:
     environment = {
+        **variables,
         **cluster.environment,
         "DTQ_ADDRESS": cluster.address,
         "DTQ_AUTHKEY_FILE": str(cluster.key_file),
@@ -44,8 +45,8 @@ def filled(shown: Terminal, lines: int) -> list[str] | None:
 def test_top_shows_what_happens_and_survives_what_happens(cluster: Cluster, tmp_path: Path) -> None:
     coordinator = cluster.coordinator()
     with Terminals() as terminals:
-        # Given a small and a large terminal, before any work
-        small, large = opened(terminals, cluster, SMALL), opened(terminals, cluster, LARGE)
+        # Given a small terminal, and a large one without colours, before any work
+        small, large = opened(terminals, cluster, SMALL), opened(terminals, cluster, LARGE, NO_COLOR="1")
         for shown, (columns, lines) in ((small, SMALL), (large, LARGE)):
             shown.shows("● live", "no task waits or runs", "no worker is connected", "no attempt has failed")
             rows = until(lambda shown=shown, lines=lines: filled(shown, lines), "the whole frame", shown.screen)
@@ -79,6 +80,7 @@ def test_top_shows_what_happens_and_survives_what_happens(cluster: Cluster, tmp_
             shown.shows("rack-7", "lost")
         assert time.monotonic() - killed_at < LOST_S
         assert re.search(r"\x1b\[[\d;]*31[\d;]*m(\x1b\[[\d;]*m)*lost", small.screen(looks=True))
+        assert not re.search(r"\x1b\[[\d;]*\b3[1-7]\b[\d;]*m", large.screen(looks=True))
         large.shows("the worker rack-7 was lost", "went back to the queue", "TaskCrashed")
 
         # When the coordinator is killed, then it is said; and all goes on when it is back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +11,10 @@ from typing import Any
 from dtq.dashboard.board import Board, Link, Order, Page
 from dtq.dashboard.feed import Feed, News
 from dtq.errors import DtqError, RoleMissing, UnknownId, Unreachable
+from dtq.model.explanations import Explanation
 from dtq.model.messages import WorkerOrder
 from dtq.model.queues import SteeringChange
-from dtq.model.snapshots import CancelReport, OrderedWorker, Selection
+from dtq.model.snapshots import CancelReport, OrderedWorker, OutputPart, Selection, TaskArguments
 from dtq.model.states import State
 from tests.unit.dashboard_scene import NOW, history, letter, seen, task
 
@@ -70,7 +72,22 @@ class Fake:
         self._answer("task", batch, index)
         if batch == 404:
             raise UnknownId("404")
-        return task(batch)
+        return task(batch, attempt=1)
+
+    def explain(self, batch: int, index: int) -> Any:
+        self._answer("explain", batch, index)
+        return [Explanation(task=task(batch), reasons=("it runs",))]
+
+    def arguments(self, tasks: Any, most: int) -> Any:
+        self._answer("arguments", tasks, most)
+        blob = pickle.dumps(((), {}))
+        return [TaskArguments(batch=8, index=0, kept=True, blob=blob, size=len(blob))]
+
+    def output(self, batch: int, index: int, attempt: int, offset: int, wait_s: float) -> OutputPart:
+        self._answer("output", batch, index, attempt, offset, wait_s)
+        printed = b"begun\nmore\n"
+        data = printed[offset : offset + 6]
+        return OutputPart(attempt=1, offset=offset, data=data, state=State.RUNNING)
 
     def steer_queue(self, name: str, how: SteeringChange) -> None:
         self._answer("steer_queue", name, how)
@@ -105,7 +122,11 @@ def test_feed_brings_the_rows_of_the_page_and_the_open_task() -> None:
     fake.show(page=Page.DEAD)
     fake.until(lambda board: board.letters, "dead letters")
     fake.show(wanted=(8, 0))
-    assert fake.until(lambda board: board.task, "the task").task == task(8)
+    opened = fake.until(lambda board: board.opened and "more" in board.opened.printed, "the task").opened
+    assert opened is not None
+    assert (opened.task, opened.arguments, opened.printed) == (task(8, attempt=1), "(), {}", "begun\nmore\n")
+    assert opened.explained is not None
+    assert opened.explained.reasons == ("it runs",)
     fake.show(wanted=(404, 0))
     assert "404" in fake.until(lambda board: board.wanted is None, "the page to close").said
     fake.feed.stop()

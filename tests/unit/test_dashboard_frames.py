@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from dtq.dashboard import charts, frames, wording
-from dtq.dashboard.board import Board, Link, Order, Page
+from dtq.dashboard.board import Board, Link, Opened, Order, Page
 from dtq.dashboard.lines import Look, cells, foreign, plain
 from dtq.dashboard.tables import shares
 from dtq.model.dashboard import Attention, WorkerState
+from dtq.model.explanations import Explanation, Remedy
 from dtq.model.messages import Failure
 from dtq.model.snapshots import Attempt, Counts
 from dtq.model.states import Outcome, State
@@ -44,7 +45,15 @@ def test_frame_is_as_large_as_the_terminal_and_holds_no_foreign_control(columns:
         letters=tuple(letter(n, exception=EVIL, message=EVIL) for n in range(1, 300)),
         said=EVIL,
     )
-    opened = replace(full, wanted=(1, 0), task=task(1, history=(attempt,), reason=EVIL), scroll=3)
+    told = Opened(
+        task=task(1, history=(attempt,), reason=EVIL),
+        explained=Explanation(
+            task=task(1), reasons=(EVIL,) * 9, outlook=EVIL, remedies=(Remedy(command=EVIL, purpose=EVIL),)
+        ),
+        arguments=EVIL,
+        printed=f"{EVIL}\n" * 50,
+    )
+    opened = replace(full, wanted=(1, 0), opened=told, scroll=3)
     asked = replace(full, asked=Order(verb="cancel", what=EVIL))
     typing = replace(full, typing=EVIL, said="")
     away = replace(full, link=Link(address=EVIL, lost_at=0.0, why=EVIL), seen=None)
@@ -146,13 +155,20 @@ def test_page_of_workers_shows_each_slot() -> None:
 def test_page_of_a_task_shows_attempts_traceback_and_output() -> None:
     broken = Failure(exception="mod.Broken", message="no", traceback="Traceback:\n  line\tone\n", output="printed\n")
     attempt = Attempt(number=1, outcome=Outcome.FAILED, started_at=NOW - 2, ended_at=NOW, worker="w", failure=broken)
-    opened = board(wanted=(17, 0), task=task(17, state=State.DEAD, history=(attempt,), attempt=1))
+    why = Explanation(
+        task=task(17), reasons=("it was given up",), remedies=(Remedy(command="dtq dlq retry 17", purpose="put back"),)
+    )
+    dead = task(17, state=State.DEAD, history=(attempt,), attempt=1)
+    opened = board(
+        wanted=(17, 0), opened=Opened(task=dead, explained=why, arguments="'a.jpg', size=64", printed="printed\n")
+    )
     shown = text(opened, 100, 40)
     assert re.search(r"task +17\n state +dead", shown)
     assert re.search(r"1 +failed +2\.0s +w +mod.Broken: no", shown)
     assert "traceback of attempt 1\n  Traceback:\n    line    one" in shown
-    assert "attempt 1 printed at last\n  printed" in shown
-    assert "dtq status 17" in shown
+    assert "printed by the latest attempt\n  printed" in shown
+    assert re.search(r"arguments +'a.jpg', size=64\n", shown)
+    assert re.search(r"why +it was given up\n try +dtq dlq retry 17   put back", shown)
 
 
 def test_text_of_a_frame_is_plain_and_as_long_as_needed() -> None:
@@ -193,6 +209,13 @@ def test_chart_of_a_queue_at_rest_has_its_backlog_and_no_rates() -> None:
     assert charts.values(past, series("backlog"), later, 60, 60)[-1] == 7.0
     assert charts.values(past, series("done/s"), later, 60, 60)[-1] == 0.0
     assert max(charts.values(past, series("done/s"), later, 60, 60)) == 4.0
+
+
+def test_chart_marks_where_workers_were_lost() -> None:
+    assert charts.marks(history(lost=(0, 1, 0, 2)), NOW, 60, 60) == " " * 57 + "▲ ▲"
+    assert charts.marks(history(lost=(0, 0)), NOW, 60, 60) == ""
+    assert "▲" in text(board(seen(history=(history(lost=(1, 0, 0)), history(60)))))
+    assert "lost" not in text(board())
 
 
 def test_bars_are_as_high_as_their_values() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dtq.dashboard import keys
-from dtq.dashboard.board import TABS, Board, Order, Page
+from dtq.dashboard.board import TABS, Board, Opened, Order, Page
 from dtq.dashboard.filters import selection
 from dtq.model.dashboard import WorkerState
 from dtq.model.snapshots import Selection
@@ -81,11 +81,11 @@ def test_tasks_are_cancelled_after_a_question_with_their_number() -> None:
 
 
 def test_open_task_is_retried_or_cancelled_by_what_it_is() -> None:
-    dead = replace(LETTERS, wanted=(3, 0), task=task(3, state=State.DEAD))
+    dead = replace(LETTERS, wanted=(3, 0), opened=Opened(task=task(3, state=State.DEAD)))
     assert press(dead, "r", "y")[1] == Order(
         verb="retry", runs=((3, 0, 1),), what="put 1 dead letter back into the queue"
     )
-    running = replace(dead, task=task(3))
+    running = replace(dead, opened=Opened(task=task(3)))
     asked, _ = press(running, "x")
     assert asked.asked is not None
     assert asked.asked.verb == "cancel"
@@ -124,7 +124,9 @@ def test_tab_of_tasks_turns_and_asks_anew() -> None:
 def test_open_and_back() -> None:
     opened, _ = press(LETTERS, "down", "enter")
     assert opened.wanted == (2, 0)
-    assert press(opened, "down", "down")[0].scroll == 2
+    loaded = replace(opened, opened=Opened(task=task(2), printed="line\n" * 30))
+    assert press(loaded, "down", "down")[0].scroll == 2
+    assert press(loaded, *["pagedown"] * 9, "up")[0].scroll < 50
     back, _ = press(opened, "escape")
     assert (back.wanted, back.cursor) == (None, 1)
     assert press(board(), "enter")[0].wanted == (1, 0)  # the latest failure
