@@ -29,7 +29,7 @@ _SELDOM_S: Final = 1.8
 _OFTEN: Final = 10
 _LONGEST_S: Final = 30.0
 #: Looks pause at least so many times as long as they take: they must not be the coordinator's work.
-_SHARE: Final = 4
+_SHARE: Final = 20
 #: Most awaited ids that are looked at, and shown, at once.
 _SHOWN: Final = 10
 #: Width of a bar, in characters.

@@ -22,8 +22,9 @@ from dtq.model.weight import first_within
 
 #: Most batches in one answer.
 MOST: Final = 1_000
-#: Batches that are read at once; their unfinished ones are looked at under one lock.
+#: Batches that are read at once, and that are looked at under one lock: each of them costs by its retried tasks.
 _STRETCH: Final = 500
+_AT_ONCE: Final = 50
 #: Most batches that one call looks at.
 _LOOKS: Final = 10_000
 
@@ -51,13 +52,16 @@ def batches(c: Coordinator, selection: BatchSelection) -> BatchList:
 
 def _views(c: Coordinator, stretch: list[StoredBatch]) -> list[BatchView]:
     """The batches of a stretch as they are now."""
-    with c.lock:
-        now, live, waiting = c.clock.now(), c.machine.queue_state.batches, held(c.machine.queue_state)
-        alive = {
-            number: views.batch_view(live[number], now, waiting.get(number, 0))
-            for number in [stored.row.batch for stored in stretch]
-            if number in live
-        }
+    alive: dict[int, BatchView] = {}
+    for at in range(0, len(stretch), _AT_ONCE):
+        numbers = [stored.row.batch for stored in stretch[at : at + _AT_ONCE]]
+        with c.lock:
+            now, live, waiting = c.clock.now(), c.machine.queue_state.batches, held(c.machine.queue_state)
+            alive |= {
+                number: views.batch_view(live[number], now, waiting.get(number, 0))
+                for number in numbers
+                if number in live
+            }
     found: list[BatchView] = []
     for stored in stretch:
         view = alive.get(stored.row.batch)
