@@ -24,7 +24,7 @@ from dtq.client.html_repr import card
 from dtq.client.links import Connector
 from dtq.client.loops import LoopCore
 from dtq.client.schedules import AsyncSchedules
-from dtq.client.selecting import Filters, Named
+from dtq.client.selecting import BatchFilters, Filters, Named
 from dtq.client.steering import AsyncLimits, AsyncQueues
 from dtq.client.sync import CLOSE_S, Client, WhenFull
 from dtq.client.waiting import ReturnWhen
@@ -155,6 +155,10 @@ class AsyncClient(AsyncSubmitter):
         """Tasks that match every given argument; see `Client.tasks`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.tasks(*named, state=state, limit=limit, **filters))
+
+    async def batches(self, *, limit: int = 100, **filters: Unpack[BatchFilters]) -> list[BatchView]:
+        """Batches that match every given argument, the newest first; see `Client.batches`."""
+        return await self._loop.call(lambda: self._client.batches(limit=limit, **filters))
 
     # -- operating ------------------------------------------------------------------------------------------------
 

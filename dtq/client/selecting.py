@@ -12,7 +12,7 @@ from dtq.client.handle import TaskHandle
 from dtq.client.terms import Span, seconds
 from dtq.errors import InvalidId, InvalidValue
 from dtq.model.ids import TaskId, parse_id
-from dtq.model.snapshots import Selection
+from dtq.model.snapshots import BatchSelection, Selection
 from dtq.model.states import Outcome, State
 
 #: A task or batch, in the forms that users give: ``"17.3"``, ``"17"``, 17, a `TaskId`, or a handle.
@@ -39,6 +39,26 @@ class Filters(TypedDict, total=False):
     older_than: Span | None
 
 
+class BatchFilters(TypedDict, total=False):
+    """Common properties of batches.
+
+    Attributes:
+        state: the state of at least one of their tasks.
+        queue: their queue.
+        function: name of their function, as a glob.
+        label: their label.
+        older_than: submitted at least so long ago, in seconds or as a timedelta.
+        before: a batch; only those that were submitted before it: where an earlier list ended.
+    """
+
+    state: State | str | None
+    queue: str | None
+    function: str | None
+    label: str | None
+    older_than: Span | None
+    before: Named | None
+
+
 def parsed(id: Named) -> tuple[int, int | None]:
     """Batch and index of an id; the index is None if it names the batch.
 
@@ -62,6 +82,30 @@ def batch_number(id: Named) -> int:
     if index is not None:
         raise InvalidId(f"{number}.{index} (one task: the batch is {number})")
     return number
+
+
+def select_batches(limit: int, **filters: Unpack[BatchFilters]) -> BatchSelection:
+    """The selection of batches that match every given argument.
+
+    Raises:
+        InvalidId: ``before`` is no batch's id.
+        InvalidValue: the state, or a time, is invalid.
+        TypeError: there is no such filter.
+    """
+    unknown = [name for name in filters if name not in BatchFilters.__annotations__]
+    if unknown:
+        known = ", ".join(BatchFilters.__annotations__)
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}; the filters are {known}")
+    older_than, before = filters.get("older_than"), filters.get("before")
+    return BatchSelection(
+        queue=filters.get("queue"),
+        function=filters.get("function"),
+        label=filters.get("label"),
+        state=_state(filters.get("state")),
+        older_than_s=None if older_than is None else seconds(older_than, "older_than"),
+        before=0 if before is None else batch_number(before),
+        limit=limit,
+    )
 
 
 def select(

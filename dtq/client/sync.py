@@ -21,6 +21,7 @@ from dtq.client.html_repr import card
 from dtq.client.links import Connector, Wire
 from dtq.client.paging import (
     added,
+    all_batches,
     all_dead_letters,
     all_tasks,
     cancel_all,
@@ -30,7 +31,16 @@ from dtq.client.paging import (
     whole_stats,
 )
 from dtq.client.schedules import Schedules
-from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
+from dtq.client.selecting import (
+    BatchFilters,
+    Filters,
+    Named,
+    batch_number,
+    choose,
+    parsed,
+    select,
+    select_batches,
+)
 from dtq.client.steering import Limits, Queues
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
@@ -187,6 +197,16 @@ class Client(Submitter):
         """
         selection = select(ids, state, limit, **filters)
         return self._core.call(lambda service: all_tasks(service, selection))
+
+    def batches(self, *, limit: int = 100, **filters: Unpack[BatchFilters]) -> list[BatchView]:
+        """Batches that match every given argument, the newest first, with pace and time left.
+
+        Args:
+            limit: at most this many; 0 for all.
+            filters: see `BatchFilters`.
+        """
+        selection = select_batches(limit, **filters)
+        return self._core.call(lambda service: all_batches(service, selection))
 
     # -- operating ------------------------------------------------------------------------------------------------
 

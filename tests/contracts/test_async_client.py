@@ -393,6 +393,7 @@ async def test_tasks_of_others_are_found_by_their_ids(queue: Queue) -> None:
         assert (await client.status(mine)).state is State.SUCCEEDED
         assert (await client.batch_status(whole)).counts.succeeded == 3
         assert [view.state for view in await client.tasks(mine, one)] == [State.SUCCEEDED] * 2
+        assert {str(view.batch) for view in await client.batches(function="*")} >= {single.id, batch.id}
         with pytest.raises(UnknownId):
             await client.get("999")
         with pytest.raises(InvalidId):

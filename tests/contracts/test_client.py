@@ -755,6 +755,27 @@ def test_dead_letters_are_listed_put_back_and_purged(queue: Queue) -> None:
         client.tasks(state="asleep")
 
 
+def test_batches_are_listed_with_their_progress(queue: Queue) -> None:
+    # Given a batch that has ended, and one that waits
+    client = queue.client()
+    ended = client.submit_map(work.square, range(3), label="nightly")
+    with queue.working():
+        assert list(ended.results()) == [0, 1, 4]
+    waiting = client.submit_map(work.square, range(5))
+    waiting.accepted(10)
+    # Then both are there, the newest first, or those that are asked for
+    newest, before = client.batches()
+    assert (str(newest.batch), newest.ended, newest.size) == (waiting.id, 0, 5)
+    assert (str(before.batch), before.ended, before.finished) == (ended.id, 3, True)
+    assert client.batches(limit=1) == [newest]
+    assert client.batches(before=waiting) == client.batches(label="nightly") == client.batches(state="succeeded")
+    assert [view.batch for view in client.batches(function="*:square", older_than=60.0)] == []
+    with pytest.raises(InvalidValue, match="a state cannot be 'asleep'"):
+        client.batches(state="asleep")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'exception'; the filters are state, queue"):
+        client.batches(exception="OSError")  # type: ignore[call-arg]  # that is a property of tasks
+
+
 # -- a coordinator that comes and goes ----------------------------------------------------------------------------
 
 
