@@ -107,6 +107,8 @@ class Child:
 
     #: The worker's resources of the last lease with any.
     units: tuple[Portion, ...] = ()
+    #: The code of its last lease, see `slotcode`; known only where leases of several kinds of code come.
+    code: bytes | None = None
     #: Slots beside its own of the lease that it was sent when it was last idle.
     spread = 0
     #: The process that runs tasks, below its reaper; 0 until it is known.

@@ -42,12 +42,17 @@ def admit(function: Function) -> None:
         OtherCode: another process has to do that.
     """
     global _code
-    if function.name.startswith(_OWN) and not function.body:
+    code = code_of(function)
+    if code is None:
         return
-    digest = bundle_of(function)
-    if _code is not None and _code != digest:
+    if _code is not None and _code != code:
         raise OtherCode(function.name)
-    _code = digest
+    _code = code
+
+
+def code_of(function: Function) -> bytes | None:
+    """The code that a function needs: a bundle's digest; empty for the worker's own; None for any."""
+    return None if function.name.startswith(_OWN) and not function.body else bundle_of(function)
 
 
 def bundle_of(function: Function) -> bytes:

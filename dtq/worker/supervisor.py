@@ -50,6 +50,7 @@ from dtq.worker.reports import Leaving, Misplaced, Prepared, Ready, Stale, Unini
 from dtq.worker.respawns import Respawns
 from dtq.worker.settling import Settling
 from dtq.worker.slot_exit import KillReason
+from dtq.worker.slotcode import code_of
 from dtq.worker.takenback import TakenBack
 from dtq.worker.task_log import TaskLog
 from dtq.worker.terms import WorkerTerms
@@ -122,6 +123,8 @@ class Supervisor:
         self._respawns = Respawns(terms.slot.worker, self._late)
         self._extras = Extras(terms.slots, terms.max_waiting)
         self._preparing = Preparing(terms.slot.only_registered)
+        #: Whether leases of several kinds of code come, see `slotcode`.
+        self._several_codes = False
         #: Tasks that went back because they would have had to wait.
         self._taken_back = TakenBack()
         #: Whether the fork server may have imported code that has changed since.
@@ -645,6 +648,7 @@ class Supervisor:
             text = "slot %d has imported other code than that of %s; the slot is replaced"
             self._late(logging.DEBUG, text, child.number, report.function)
             self._preparing.stop()
+            self._several_codes = True
         for chunk in child.chunks:
             chunk.stoppable = True
         child.leaving = True
@@ -788,6 +792,8 @@ class Supervisor:
                 return
             if chunk.grant.units:
                 child = self._suited(chunk.grant.units, child)
+            elif self._several_codes:
+                child = self._of_code(code_of(chunk.spec.function), child)
             self._waiting.popleft()
             if not self._send(child, chunk, now):
                 self._waiting.appendleft(chunk)
@@ -813,6 +819,15 @@ class Supervisor:
         idle = [other for other in self._children if other.idle and not other.worn_out()]
         suited = next((other for wanted in (units, ()) for other in idle if other.units == wanted), child)
         suited.units = units
+        return suited
+
+    def _of_code(self, code: bytes | None, child: Child) -> Child:
+        """The idle slot that last had the same code, which its process has imported; else one that had none."""
+        if code is None:
+            return child
+        idle = [other for other in self._children if other.idle and not other.worn_out()] if child.idle else []
+        suited = next((other for wanted in (code, None) for other in idle if other.code == wanted), child)
+        suited.code = code
         return suited
 
     def _prepare(self) -> None:

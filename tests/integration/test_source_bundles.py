@@ -94,6 +94,17 @@ def test_source_travels_and_two_bundles_never_meet(scene: Scene, queue: str) -> 
     assert scene.run(two.function("working:pid"), queue=queue) != first
 
 
+def test_slots_keep_their_code_where_there_are_enough(scene: Scene) -> None:
+    # Given a worker of two slots, which has had tasks with a bundle and without
+    scene.cluster.worker("--queue", "pair", slots=2)
+    functions = ("os:getpid", scene.bundle("one").function("working:pid"))
+    for function in functions * 2:
+        scene.run(function, queue="pair")
+    # When they take turns, then each finds the process that has its code
+    first = [scene.run(function, queue="pair") for function in functions]
+    assert [scene.run(function, queue="pair") for function in functions * 3] == first * 3
+
+
 def test_many_tasks_of_two_bundles_at_once(scene: Scene) -> None:
     one, two = scene.bundle("one"), scene.bundle("two")
     handles = [
