@@ -14,7 +14,7 @@ import io
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,8 +100,8 @@ class Marks:
         #: The beginning of a mark whose rest has not arrived.
         self._begun = b""
 
-    def divided(self, data: bytes, running: int, most: int) -> Iterator[tuple[int, bytes]]:
-        """The pieces of some bytes, each with the serial of its task.
+    def divided(self, data: bytes, running: int, most: int) -> list[tuple[int, bytes]]:
+        """The pieces of some bytes, each with the serial of its task; one for what one task has printed in a row.
 
         Args:
             data: the bytes that have arrived.
@@ -109,26 +109,32 @@ class Marks:
             most: the highest serial that a mark can have: others are a task's own invention.
         """
         data, self._begun = self._begun + data, b""
+        pieces: list[tuple[int, bytes]] = []
+        parts: list[bytes] = []
+        of = running
         at = 0
         while True:
             found = data.find(MAGIC, at)
             end = _unfinished(data, at) if found < 0 else found
-            if end > at:
-                yield from self._pieces(data[at:end], running)
+            while at < end:
+                serial, upto = (self._serial, min(end, at + self._left)) if self._left else (running, end)
+                if self._left:
+                    self._left -= upto - at
+                if serial != of and parts:
+                    pieces.append((of, b"".join(parts)))
+                    parts = []
+                of = serial
+                parts.append(data[at:upto])
+                at = upto
             if found < 0 or len(data) - found < MARK.size:
                 self._begun = data[end:]
-                return
+                break
             _, serial, self._left = MARK.unpack_from(data, found)
             self._serial = serial if self._serial <= serial <= most else running
             at = found + MARK.size
-
-    def _pieces(self, data: bytes, running: int) -> Iterator[tuple[int, bytes]]:
-        marked = data[: self._left]
-        self._left -= len(marked)
-        if marked:
-            yield self._serial, marked
-        if len(marked) < len(data):
-            yield running, data[len(marked) :]
+        if parts:
+            pieces.append((of, b"".join(parts)))
+        return pieces
 
     def rest(self) -> bytes:
         """The bytes that may have begun a mark, and have not: nothing has followed them."""

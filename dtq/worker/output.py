@@ -28,6 +28,7 @@ from dtq.worker.marked_stream import Marks
 from dtq.worker.task_output import TaskOutput
 
 log = logging.getLogger("dtq.task")
+_dtq = logging.getLogger("dtq")
 
 #: Bounds of a slot's logged output: bytes a second in the long run, and bytes at once.
 LOG_RATE: Final = 16 << 10
@@ -127,20 +128,20 @@ class Output:
         """Close the writing end here, after the slot has it."""
         os.close(self._write)
 
-    def take(self) -> bool:
+    def take(self) -> int:
         """Take some of the arrived output, without waiting.
 
         Returns:
-            Whether more may follow, now or later.
+            Number of its bytes; 0 for none, now or ever.
         """
         try:
             data = os.read(self._read, _READ)
         except BlockingIOError:
-            return False
+            return 0
         running = self._running()  # after the read: a task's output is never ascribed to an earlier one
         for serial, piece in self._marks.divided(data, running, running):
             self._add(serial, piece)
-        return bool(data)
+        return len(data)
 
     def _add(self, serial: int, data: bytes) -> None:
         if self._most and serial >= self._first:
@@ -223,6 +224,8 @@ class Output:
             task, line = self._lines.popleft()
             if log.hasHandlers() and log.isEnabledFor(logging.INFO):
                 log.info("slot %d, task %s: %s", self._slot, task or "-", line, extra={"task_id": task})
+                continue
+            if not _dtq.propagate:  # a process of dtq's own, whose log is told to be quieter
                 continue
             # A worker inside a program without such a log: its tasks' output must be visible all the same.
             with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -45,6 +45,7 @@ from dtq.worker.forking import ForkServer, reap_strangers
 from dtq.worker.latelog import LateLog
 from dtq.worker.live_output import LiveOutput
 from dtq.worker.output import Output
+from dtq.worker.output_listener import OutputListener
 from dtq.worker.preparing import Preparing
 from dtq.worker.reports import Leaving, Misplaced, Prepared, Ready, Stale, Uninitialized, Unusable, Waiting
 from dtq.worker.respawns import Respawns
@@ -133,6 +134,7 @@ class Supervisor:
         self._settling = Settling(self.holdings, self.news.notify_all, self.announce, self._late, self._tasks)
         #: Tells whether slots are killed for lack of memory.
         self.shortage = self._settling.shortage
+        self._outputs = OutputListener(self._selector)
         #: Output of ended slots, to be logged.
         self._printed: list[Output] = []
 
@@ -471,9 +473,10 @@ class Supervisor:
         """Wait for an event, and handle it. If the events are only results of slots that have nothing left to do, other
         threads get this thread's lock first: nothing else is due then.
         """
-        now = time.monotonic()
-        ready = self._selector.select(None if self._due_at is None else max(0.0, self._due_at - now))
-        unsettled = not ready
+        moments = [at for at in (self._due_at, self._outputs.next_at) if at is not None]
+        ready = self._selector.select(max(0.0, min(moments) - time.monotonic()) if moments else None)
+        self._outputs.go_on()
+        unsettled = False
         for key, events in ready:
             if key.data is None:
                 self._wakeup.clear()
@@ -492,7 +495,7 @@ class Supervisor:
 
     def _take_output(self, output: Output) -> None:
         """Take some of a slot's output, and log it."""
-        output.take()
+        self._outputs.took(output, output.take())
         output.write()
         if self.live:
             with self.lock:
@@ -571,9 +574,11 @@ class Supervisor:
                 child.retired = child.broken = True
                 child.leave_within(DYING_S)
             self._assign(now)
-            settled = child.idle and not child.worn_out() and not self._late.waits and not child.output.waits
+            settled = child.idle and not child.worn_out() and not self._late.waits
             settled = settled and child.prepared == self._preparing.latest
-            return settled and not noticed and not events & selectors.EVENT_WRITE
+        if child.output.waits:
+            child.output.write()
+        return settled and not noticed and not events & selectors.EVENT_WRITE
 
     def _pump(self, child: Child) -> None:
         try:
@@ -702,7 +707,7 @@ class Supervisor:
     def _take_in(self, child: Child) -> None:
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         if isinstance(child.output, Output):
-            self._selector.register(child.output, selectors.EVENT_READ, child.output)
+            self._outputs.add(child.output)
         with self.lock:
             self._children.append(child)
             if self.ending:
@@ -967,7 +972,7 @@ class Supervisor:
                 self._selector.unregister(child.channel)
             self._children.remove(child)
             if isinstance(child.output, Output):
-                self._selector.unregister(child.output)
+                self._outputs.remove(child.output)
                 self._printed.append(child.output)
             if child.preparing and not child.leaving:
                 self._preparing.give_up(child.preparing)
