@@ -22,8 +22,8 @@ from dtq.wording import counted, duration, rate
 _TOLD: Final = 3
 #: Pause between two searches for a task of a batch to report on, in seconds: a search costs more than a look.
 _SEARCH_S: Final = 2.0
-#: Searches for tasks of one batch, at most.
-_SEARCHES: Final = 60
+#: Searches for failed tasks of one batch, at most.
+_SEARCHES: Final = 30
 #: Reasons of a task that is in line: it waits for its turn, and for nothing that a user could change.
 _IN_LINE: Final = re.compile(r"\d|more than \d|next in line|it needs ")
 
@@ -122,7 +122,7 @@ class BatchLook:
 
     def _news(self, counts: Counts) -> Iterator[str]:
         now = self._clock()
-        if now < self._next_search or self._searches >= _SEARCHES:
+        if now < self._next_search:
             return
         self._next_search = now + _SEARCH_S
         if counts.scheduled:
@@ -134,7 +134,10 @@ class BatchLook:
 
     def _about(self, state: State) -> Iterator[str]:
         told = self._told[state]
-        view = self._search(state) if len(told) < _TOLD else None
+        if len(told) >= _TOLD or self._searches >= _SEARCHES:
+            return
+        self._searches += 1
+        view = self._find(state)
         if view is not None and view.history:
             sentence = attempt_text(view, view.history[-1])
             if sentence not in told:
@@ -142,15 +145,11 @@ class BatchLook:
                 yield sentence
 
     def _held_back(self) -> Iterator[str]:
-        view = self._search(State.PENDING)
+        view = self._find(State.PENDING)
         reason = "" if view is None else re.sub(r"\d+", "", view.reason)
         if view is not None and reason != self._reason and not _IN_LINE.match(view.reason):
             self._reason = reason
             yield f"batch {view.batch} waits: {view.reason}."
-
-    def _search(self, state: State) -> TaskView | None:
-        self._searches += 1
-        return self._find(state)
 
 
 class RunLook:

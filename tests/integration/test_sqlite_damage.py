@@ -405,6 +405,9 @@ def test_damaged_row_is_refused_when_read_and_only_that(
             assert ask()
     assert opening.losses == ()
     assert engine.pages(ResultPage, 8, 0, 1) == in_file.said["results 8"]
+    # and a list leaves a damaged batch out, and goes on
+    below_8 = [stored.row.batch for stored in engine.newest(8, 3)]
+    assert below_8 == ([7, 5, 4] if read == "batches" else [7, 6, 5])
     engine.close()
 
 

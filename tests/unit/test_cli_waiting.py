@@ -101,8 +101,13 @@ def test_a_batch_tells_how_many_stand_where_and_some_failed_attempts() -> None:
     assert look().news == ()
     now[0] += 60.0
     assert look().news == ("attempt 1 of task 5.1 failed: FileNotFoundError: a.jpg; again in 4 s",)
-    now[0] += 60.0
-    assert look().news == ()
+    for _ in range(100):
+        now[0] += 60.0
+        assert look().news == ()
+    # and after so many searches in vain, the reason why nothing runs is still told
+    look, now = _looking({State.PENDING: replace(PENDING, reason="the queue 'gpu' is paused")}, Counts(pending=1))
+    look._searches = 1_000
+    assert look().news == ("batch 5 waits: the queue 'gpu' is paused.",)
 
 
 def test_dead_letters_of_a_batch_are_told_where_nobody_else_does() -> None:
