@@ -30,6 +30,7 @@ from dtq.model import pages
 from dtq.model.limits import Limit
 from dtq.model.messages import Conditions, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
 from dtq.model.options import Function, Options, Spec
+from dtq.model.printed import Printed
 from dtq.model.queues import Steering
 from dtq.model.resources import Offers
 from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule
@@ -273,12 +274,15 @@ class Driver:
         """Hand out what the worker has room for; the tasks in their order."""
         return places(self.lease(session))
 
-    def succeed(self, lease: Lease, count: int | None = None, seconds: float = 60.0) -> Answer:
-        """The worker reports results of the first so many tasks of a lease; of all by default."""
+    def succeed(self, lease: Lease, count: int | None = None, seconds: float = 60.0, *, printed: bytes = b"") -> Answer:
+        """The worker reports results of the first so many tasks of a lease; of all by default. The first has printed
+        this.
+        """
         lo = lease.lo
         hi = lease.hi if count is None else lo + count
         results = pages.pack([b"result of %d" % index for index in range(lo, hi)])
-        succeeded = Succeeded(token=lease.token, lo=lo, results=results, seconds=seconds)
+        said = (Printed(index=lo, head=printed),) if printed else ()
+        succeeded = Succeeded(token=lease.token, lo=lo, results=results, seconds=seconds, printed=said)
         return self.exchange(lease.worker.session, succeeded=(succeeded,))
 
     def fail(
@@ -292,14 +296,19 @@ class Driver:
         bases: tuple[str, ...] = (),
         message: str = "",
         unable: bool = False,
+        printed: bytes = b"",
     ) -> Answer:
-        """The worker reports that a task of a lease ended without a result; the first by default."""
+        """The worker reports that a task of a lease ended without a result, having printed this; the first by
+        default.
+        """
+        index = lease.lo if index is None else index
         failed = Failed(
             token=lease.token,
-            index=lease.lo if index is None else index,
+            index=index,
             outcome=outcome,
             failure=Failure(exception=exception, bases=bases, message=message, unable=unable),
             seconds=seconds,
+            printed=(Printed(index=index, head=printed),) if printed else (),
         )
         return self.exchange(lease.worker.session, failed=(failed,))
 

@@ -48,8 +48,8 @@ def live(engine: SqliteEngine) -> Driver:
     unusual: dict[str, Any] = {"priority": 2, "max_retries": 7, "timeout_s": 60.0, "queue": "night", "jitter": True}
     # 1: one succeeded, one failed and waits to be tried again, one runs when the coordinator ends
     driver.submit(3)
-    driver.succeed(driver.lease_one())
-    driver.fail(driver.lease_one(), message="nö")
+    driver.succeed(driver.lease_one(), printed=b"caf\xe9\n")
+    driver.fail(driver.lease_one(), message="nö", printed="nö\n".encode())
     driver.lease_one()
     driver.drain()
     # 2: many, in pages, some of them done

@@ -6,7 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from dtq.model.messages import Followed
+from dtq.model import fields, pages
+from dtq.model.messages import Followed, Succeeded
+from dtq.model.printed import Printed
+from dtq.model.wire import codec
 from dtq.worker import live_output
 from dtq.worker.live_output import LiveOutput
 from dtq.worker.task_output import TaskOutput
@@ -94,3 +97,20 @@ def test_tasks_that_nobody_follows_any_more_are_forgotten_but_not_those_that_wer
     # When a later one does not name it
     live.only([])
     assert not live
+
+
+def test_output_that_breaks_a_rule_is_dropped_alone() -> None:
+    # Given a report of two tasks' output, of which one is larger than any that is kept
+    sound = Printed(index=1, head=b"fine")
+    report = Succeeded(
+        token=7,
+        lo=0,
+        results=pages.pack([b"r"] * 2),
+        seconds=1.0,
+        printed=(Printed(index=0, head=bytes(fields.MAX_OUTPUT + 1)), sound),
+    )
+    made = codec(Succeeded)
+    # When it arrives
+    arrived = made.decode(made.plain(report))
+    # Then the results are there, and the other output
+    assert (arrived.results, arrived.printed) == (report.results, (sound,))
