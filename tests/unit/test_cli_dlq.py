@@ -127,7 +127,8 @@ def test_dlq_list_by_exception_counts(noted: NotedCoordinator, capsys: Captured)
     assert run(["dlq", "list", "--by", "exception", "--outcome", "timed-out", "--label", "x"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert rows[0].split() == ["COUNT", "EXCEPTION", "NEWEST", "EXAMPLE", "MESSAGE"]
-    assert rows[1].split() == ["1,200", "OSError", rows[1].split()[2], "s", "ago", "17.3", "no", "route"]
+    shown = rows[1].split()
+    assert (shown[:2], shown[-4:]) == (["1,200", "OSError"], ["ago", "17.3", "no", "route"])
     asked = Selection(outcome=Outcome.TIMED_OUT, label="x", limit=0)
     assert noted.calls == [("dead_summary", asked, GroupBy.EXCEPTION)]
     assert run(["dlq", "list", "--by", "exception", "--limit", "1", "--json"]) == 0

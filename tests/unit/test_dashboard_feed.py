@@ -94,7 +94,7 @@ class Fake:
 
     def order_workers(self, names: list[str], order: WorkerOrder) -> Any:
         self._answer("order_workers", names, order)
-        return [OrderedWorker(name="lab-1", order=order, busy=1)]
+        return [OrderedWorker(name="lab-1", session="s-1", order=order, busy=1)]
 
     def cancel(self, selection: Selection) -> CancelReport:
         self._answer("cancel", selection)
