@@ -21,7 +21,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from dtq.core import wall_moments
@@ -122,6 +122,17 @@ class _Awaited:
     @property
     def empty(self) -> bool:
         return not (self.by_index or self.spans or self.whole or self.each)
+
+    def forget(self, batch: Batch, indexes: Collection[int]) -> None:
+        """Remove tasks of a batch that wait by themselves."""
+
+        def stays(waiter: Waiter) -> bool:
+            return waiter[0] is not batch or waiter[1] not in indexes
+
+        by_index = {index: [*filter(stays, waiters)] for index, waiters in self.by_index.items()}
+        self.by_index = {index: waiters for index, waiters in by_index.items() if waiters}
+        self.spans = [span for span in self.spans if stays(span.child)]
+        self.whole = [*filter(stays, self.whole)]
 
     def indexes(self, lo: int, hi: int) -> list[int]:
         """The single tasks of a range that batches wait for."""
@@ -707,6 +718,7 @@ class Dependencies:
         if batch is None:
             batch = Batch.from_row(row, queue_state.intern(spec))
             self._live_again(batch)
+        self._wait_no_more(batch, back)
         done = []
         for old in back:
             known = batch.task(old.index)
@@ -732,6 +744,16 @@ class Dependencies:
                 self.free_item(batch, index, now)
         self.look(batch, now)
         return done
+
+    def _wait_no_more(self, batch: Batch, tasks: Sequence[TaskRow]) -> None:
+        """Forget what is left of the waits of tasks that have ended: an end would count twice once they wait again."""
+        indexes = {task.index for task in tasks}
+        for number in {parent[0] for task in tasks for parent in task.after}:
+            awaited = self.awaited.get(number)
+            if awaited is not None:
+                awaited.forget(batch, indexes)
+                if awaited.empty:
+                    del self.awaited[number]
 
     def _live_again(self, batch: Batch) -> None:
         """A batch that had finished is not any more."""

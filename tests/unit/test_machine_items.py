@@ -127,6 +127,25 @@ def test_dead_parent_that_is_put_back_has_the_item_wait_again(machine: Driver) -
     assert machine.state(child) is B
 
 
+@pytest.mark.parametrize("hi", [1, 2, 0])
+def test_item_that_comes_back_waits_for_all_that_it_had_waited_for(machine: Driver, hi: int) -> None:
+    # Given an item that waits for two batches, the first of which dies; its batch goes on with another item
+    one, other = machine.submit(max_retries=0), machine.submit(2)
+    child = machine.submit(2, items={0: (of(one), (other, 0, hi, True))})
+    machine.lease()
+    machine.fail(leased(machine, one))
+    assert machine.states(child, 2) == [C, R]
+    # When that one is put back, and the second one ends
+    machine.revive(one)
+    for index in (0, 1):
+        machine.succeed(leased(machine, other, index))
+    # Then the item waits for the first still
+    assert machine.states(child, 2) == [B, R]
+    machine.lease()
+    machine.succeed(leased(machine, one))
+    assert machine.states(child, 2) == [P, R]
+
+
 def test_dead_item_that_is_put_back_is_given_the_same(machine: Driver) -> None:
     one = machine.submit()
     child = machine.submit(2, items={1: (of(one),)}, max_retries=0)
