@@ -364,6 +364,11 @@ class Batch:
         return () if self.flow is None else self.flow.limits
 
     @property
+    def starts_by(self) -> float | None:
+        """The moment at which its unstarted tasks are cancelled; None without one."""
+        return None if self.flow is None else self.flow.start_by
+
+    @property
     def label(self) -> str:
         """Its label."""
         return "" if self.flow is None else self.flow.label

@@ -14,7 +14,7 @@ Rules:
 4. A more urgent line is always served first. Lines of equal urgency take turns, by their weights: the lease of k tasks
    costs k / weight, and the line that has paid least is next (start-time fair queueing). A line that gets work anew
    starts level with the others. Workers that serve other queues share them out among themselves. Lines of one queue
-   have one account, and are served as if they were one.
+   have one account, and are served as if they were one. A turn of tiny tasks goes on for a few of them.
 5. A line may be paused: it takes tasks, and hands out none.
 
 A run that comes up may be stale (cancelled, taken twice); the queue's state tells whether it is true (`true_top`).
@@ -33,6 +33,10 @@ from dtq.core.needs import Need
 #: Most lines whose shares are remembered for one set of workers, and most such sets.
 _MOST_SHARES: Final = 4_096
 _MOST_SETS: Final = 256
+#: Most tasks of one turn, and most seconds by their specs' estimates: tasks that take next to nothing are leased one by
+#: one in small batches, and a look at all lines for each would cost more than they do.
+_TURN: Final = 32
+_TURN_S: Final = 0.002
 #: Before every possible place.
 _FRONT: Final = (float("-inf"), 0.0, 0, 0)
 
@@ -187,6 +191,9 @@ class Lines:
         #: By the queues that workers serve.
         self._shares: dict[tuple[str, ...], Share] = {}
         self._share = Share()
+        #: The line whose turn it still is among workers that serve all queues, its urgency, and its tasks that have not
+        #: been paid for.
+        self._turn: tuple[Line, int, int] | None = None
 
     def __iter__(self) -> Iterator[Line]:
         return iter(list(self._lines.values()))
@@ -253,6 +260,8 @@ class Lines:
         return line
 
     def _end(self, line: Line) -> None:
+        if self._turn is not None and self._turn[0] is line:
+            self._end_turn()
         del self._lines[line.name]
         self._tops.discard(line.name)
         if line.need is not None:
@@ -432,8 +441,31 @@ class Lines:
         """
         if queues:
             return self._first_among(queues, now)
+        if self._turn is not None:
+            heap = self._go_on(self._turn[0], self._turn[1], now)
+            if heap is not None:
+                return heap
         heap = self._first_in(self._tops, now) if self.several else None
         return self._alone(now) if heap is None else heap  # all others may have ended meanwhile
+
+    def _go_on(self, line: Line, rank: int, now: float) -> RunHeap | None:
+        """The next heap of the line whose turn it is; None if its turn is over."""
+        first = self._tops.peek()
+        if first is not None and first[0][0] >= rank:  # no line is more urgent
+            heap = self._first_of(line, now)
+            run = None if heap is None else heap.top()
+            if run is not None and run.rank == rank and self._turn is not None:
+                return heap
+        self._end_turn()
+        return None
+
+    def _end_turn(self) -> None:
+        """The line whose turn it was pays, and goes to the place of its next one."""
+        if self._turn is not None:
+            line, rank, count = self._turn
+            self._turn = None
+            self._share.charge(line.queue, rank, count / self.weights.get(line.queue, 1))
+            self._give_turn(line)
 
     def _alone(self, now: float) -> RunHeap | None:
         """The next heap of the only line; None with several lines, or none."""
@@ -576,10 +608,24 @@ class Lines:
             self._put_off(heap, now)
         if self.needed:
             self.left += 1
-        if self.several:
+        if not self.several:
+            return
+        if queues or entry.need is not None:
             self.charge(entry, queues, count)
-            if not queues and entry.need is None:
-                self._give_turn(entry)
+        else:
+            self._took_in_turn(entry, count)
+
+    def _took_in_turn(self, entry: SpecEntry, count: int) -> None:
+        line = self._lines[entry.line]
+        if self._turn is not None:
+            if self._turn[0] is line and self._turn[1] == entry.urgency:
+                count += self._turn[2]
+            else:
+                self._end_turn()
+        self._turn = line, entry.urgency, count
+        each_s = entry.expected_s()
+        if each_s is None or count >= _TURN or count * each_s >= _TURN_S:
+            self._end_turn()
 
     def _put_off(self, group: Group, now: float) -> None:
         """Move an open group that has lost its first tasks to the place of its next ones, or remove it, so that its
@@ -602,10 +648,10 @@ class Lines:
         self._end_group(group, now)
         self._next(group.line, group.buckets, now)
 
-    def _give_turn(self, entry: SpecEntry) -> None:
+    def _give_turn(self, line: Line) -> None:
         """Move the line that was served to the place of its next turn: other lines come up at once."""
-        line, first = self._lines.get(entry.line), self._tops.peek()
-        if line is None or first is None or first[1] != line.name:
+        first = self._tops.peek()
+        if first is None or first[1] != line.name:
             return
         front, run = line.open.peek(), line.plain.top()
         at: Place | None = None if run is None else run[:3]

@@ -675,7 +675,7 @@ class Machine:
             if heap is None or run is None:
                 break
             batch = self.queue_state.batches[run.batch]
-            if batch.flow is not None and start_by.lapse(self.queue_state, batch, now):
+            if batch.starts_by is not None and start_by.lapse(self.queue_state, batch, now):
                 continue
             if worker.quarantine is not None and quarantining.held_back(self.queue_state, worker, batch, run.lo, now):
                 passed.append((batch, run))
