@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -11,8 +11,10 @@ from dtq.cli import options
 from dtq.cli.bars import share
 from dtq.cli.calling import service
 from dtq.cli.click_classes import Command
-from dtq.cli.output import say, write, write_table
+from dtq.cli.output import moment, say, write, write_json, write_table
+from dtq.cli.render_json import letter_json
 from dtq.model.text import printable_line
+from dtq.records import asdict
 from dtq.wording import duration, rate
 
 if TYPE_CHECKING:
@@ -40,18 +42,29 @@ _LINES: Final = 12
     help="Look at the newest N rows of tasks, and as many dead letters.",
 )
 @options.connecting
+@options.as_json
 def report(
-    html: str | None, since: float | None, limit: int, addresses: tuple[str, ...], authkey_file: str | None
+    html: str | None,
+    since: float | None,
+    limit: int,
+    addresses: tuple[str, ...],
+    authkey_file: str | None,
+    as_json: bool,
 ) -> None:
     """Report what the queue did: throughput over time, waiting and running times, failures by kind.
 
     The page also shows what ran when, a lane for each slot. It needs no network and no script. A row is a task, or up
     to 1,024 short ones that were reported together.
     """
+    if html is not None and as_json:
+        raise click.UsageError("choose --html or --json.", click.get_current_context())
     from dtq.report.gathering import gather
 
     with service(addresses, authkey_file) as queue:
         facts, address = gather(queue, since, limit), queue.address
+    if as_json:
+        write_json({"report": _json(facts)})
+        return
     if html is None:
         _show(facts, address)
         return
@@ -64,6 +77,23 @@ def report(
     with open(html, "w", encoding="utf-8") as file:
         file.write(text)
     say(f"{html}: {len(text.encode()):,} bytes")
+
+
+def _json(facts: Facts) -> dict[str, Any]:
+    """The measures; durations are seconds."""
+    from dtq.report.measures import kinds, series, times
+
+    found = series(facts)
+    return {
+        "since": moment(facts.since),
+        "cut": facts.cut,
+        "throughput": None if found is None else asdict(found) | {"begin": moment(found.begin)},
+        "times": [asdict(one) for one in times(facts.succeeded)],
+        "failures": [
+            {"name": kind.name, "count": kind.count, "functions": kind.functions, "newest": letter_json(kind.example)}
+            for kind in kinds(facts.letters)
+        ],
+    }
 
 
 def _show(facts: Facts, address: str) -> None:

@@ -22,13 +22,13 @@ def _environment(place: Path) -> dict[str, str]:
 def _left(place: Path) -> list[str]:
     """Processes of a demo that was run there."""
     found = []
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
+    for status in Path("/proc").glob("[0-9]*"):
         try:
-            words = status.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            words = (status / "cmdline").read_bytes() + (status / "environ").read_bytes()
         except OSError:
             continue  # it has ended meanwhile
-        if str(place) in words:
-            found.append(words)
+        if str(place).encode() in words:
+            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
     return found
 
 

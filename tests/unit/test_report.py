@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -243,6 +244,17 @@ def test_report_is_printed_as_text_and_written_as_a_page(noted: NotedCoordinator
     assert re.search(r"^mod:short +run +500 +1 ms", shown, re.MULTILINE)
     assert re.search(r"^5\d s ago +6\.\d/s +#+\.+ +1/s +5$", shown, re.MULTILINE)
     assert re.search(r"^crashed +1 +#{10} +mod:work +17\.3$", shown, re.MULTILINE)
+    assert run(["report", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)["report"]
+    assert (document["since"], document["cut"], document["throughput"]["done"][0]) == (None, False, 8.0)
+    assert [(one["function"], one["runs"]["count"]) for one in document["times"]][:2] == [
+        ("all functions", 501), ("mod:short", 500)
+    ]  # fmt: skip
+    assert [(one["name"], one["count"], one["newest"]["id"]) for one in document["failures"]] == [
+        ("crashed", 1, "17.3")
+    ]
+    assert run(["report", "--json", "--html", "page.html"]) == 2
+    capsys.readouterr()
     assert run(["report", "--html", "page.html"]) == 0
     streams = capsys.readouterr()
     assert (streams.out, streams.err.startswith("page.html: ")) == ("", True)
