@@ -19,6 +19,7 @@ import mmap
 import os
 import stat
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -43,6 +44,9 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 _MODE: Final = 0o600
 #: Flags for reading a segment: opening a pipe or the like in its place must not block.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+#: Most bytes of small values between two looks at the disk, and most seconds.
+_MOST_ALLOWED: Final = 4 << 20
+_ALLOWED_S: Final = 0.02
 #: Bytes of several values per write.
 _SEVERAL: Final = 2 << 20
 #: Bytes per copy out of a directory without room.
@@ -150,7 +154,7 @@ class _Draft:
         self._make_sure()
         while parts:
             try:
-                piece = self._values.place.piece(self._file.descriptor, sum(part.nbytes for part in parts))
+                piece = self._values.piece(self._file.descriptor, sum([part.nbytes for part in parts]))
                 done = os.pwritev(self._file.descriptor, _most(parts, piece), self._start + self._written)
             except OSError as error:
                 if error.errno not in _NO_ROOM or not self._move():
@@ -162,12 +166,16 @@ class _Draft:
             file.begun = self._values.place.begin_syncing(file.descriptor, file.begun, self._start + self._written)
 
     def _make_sure(self) -> None:
-        """Check that the writer is the process that began the value, and that the descriptor is the segment's.
+        """Check that the writer is the process that began the value, and that the descriptor is the segment's; a value
+        of which nothing was written goes to another segment if it is not, or if the segment was spoilt.
 
         Raises:
             StoreUnwritable: the writer is a process that was forked meanwhile; or the descriptor was closed.
         """
-        if self._values.forked or not self._file.reachable:
+        if not self._written and not self._values.forked:
+            self._file = self._values.sound(self._file)
+            self._start = self._file.size
+        elif self._values.forked or not self._file.reachable:
             raise StoreUnwritable(self._file.path, "its descriptor was closed by somebody else")
 
     def _move(self) -> bool:
@@ -256,6 +264,9 @@ class LocalValues:
         self._map_from = map_from
         self._lock = threading.Lock()
         self._process = os.getpid()
+        #: Bytes that small values may still have after the last look at the disk, and until when, ``time.monotonic()``.
+        self._allowed = 0
+        self._allowed_until = 0.0
         #: Unused segments with room; and all that are held.
         self._free: list[_File] = []
         self._held: dict[int, _File] = {}
@@ -286,12 +297,35 @@ class LocalValues:
         with self._lock:
             if self.forked:
                 self._let_go()
-            while self._free:
-                file = self._free.pop()
-                if file.sound:
-                    return _Draft(self, file)
-                self._end(file)
+            if self._free:
+                return _Draft(self, self._free.pop())
         return _Draft(self, self._begin(self.place.directory()))
+
+    def sound(self, file: _File) -> _File:
+        """This segment, or if more cannot be written to it, another one.
+
+        Raises:
+            DtqError: no other can be made.
+        """
+        while not file.sound:
+            with self._lock:
+                if self._held.get(file.number) is file:
+                    self._end(file)
+                other = self._free.pop() if self._free else None
+            file = self._begin(self.place.directory()) if other is None else other
+        return file
+
+    def piece(self, file: int, size: int) -> int:
+        """See `Place.piece`; one look at the disk is enough for some small values in a row."""
+        if size <= self._allowed and time.monotonic() < self._allowed_until:
+            self._allowed -= size  # a race of two threads allows a few more bytes
+            return size
+        room = self.place.room(file)
+        piece = self.place.piece_within(room, size)
+        if room is not None:
+            self._allowed = min(self.place.share(room), room, _MOST_ALLOWED) - piece
+            self._allowed_until = time.monotonic() + _ALLOWED_S
+        return piece
 
     @property
     def forked(self) -> bool:

@@ -71,16 +71,32 @@ class Place:
             OSError: there is no room for them, as on a full disk. If the system does not report free room, the write
                 finds out.
         """
-        most = min(size, _MOST_BEFORE) if self.sync_from else size
+        return self.piece_within(self.room(file), size)
+
+    def room(self, file: int) -> int | None:
+        """Bytes that may be written to the disk with a segment, by all processes together; None for no bound.
+
+        Args:
+            file: the descriptor of the segment.
+        """
         if not self.spare:
-            return most
+            return None
         disk = os.fstatvfs(file)
-        if not disk.f_blocks:
+        return disk.f_bavail * disk.f_frsize - self.spare if disk.f_blocks else None
+
+    def piece_within(self, room: int | None, size: int) -> int:
+        """As `piece`, after a look that has found this room."""
+        most = min(size, _MOST_BEFORE) if self.sync_from else size
+        if room is None:
             return most
-        room = disk.f_bavail * disk.f_frsize - self.spare
         if room < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return min(most, max(_LEAST_PIECE, room // _WRITERS))
+        return min(most, self.share(room))
+
+    @staticmethod
+    def share(room: int) -> int:
+        """Bytes that one process may write after a look that has found this room."""
+        return max(_LEAST_PIECE, room // _WRITERS)
 
     def begin_syncing(self, file: int, begun: int, end: int) -> int:
         """Have the kernel begin to write to the disk, so that a later sync finds most of it done. Nobody waits here.

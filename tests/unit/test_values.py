@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,7 +18,7 @@ from dtq.errors import BadMessage, StoreFull, TooLarge, ValueDamaged, ValueGone
 from dtq.model import pages
 from dtq.model import values as model
 from dtq.model.values import MAX_VALUES, Value
-from dtq.values import layout
+from dtq.values import layout, local
 from dtq.values.local import LocalValues
 from dtq.values.place import SEGMENT_BYTES, Place
 
@@ -288,6 +289,42 @@ def test_values_leave_free_what_rows_need(tmp_path: Path) -> None:
     assert bytes(memoryview(roomy.fetch(_write(roomy, b"x")))) == b"x"
     values.close()
     roomy.close()
+
+
+def test_small_values_share_a_look_at_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a disk with much room, and then with room for one more value
+    room, looks = 1 << 30, 0
+
+    class Disk:
+        f_blocks, f_frsize = 1 << 20, 1
+
+        @property
+        def f_bavail(self) -> int:
+            return room
+
+    def look(_: int) -> Disk:
+        nonlocal looks
+        looks += 1
+        return Disk()
+
+    monkeypatch.setattr(os, "fstatvfs", look)
+    monkeypatch.setattr(local, "_ALLOWED_S", 600.0)
+    values = LocalValues(Place((str(tmp_path),), spare=1))
+    for _ in range(100):
+        _write(values, b"x" * 100_000)
+
+    # Then few of the values look at it, and none for more than its share
+    assert 2 <= looks <= 4
+    room = 150_000
+    for _ in range(local._MOST_ALLOWED // 100_000 + 1):
+        with contextlib.suppress(StoreFull):
+            _write(values, b"x" * 100_000)
+    looks = 0
+    _write(values, b"x" * 100_000)
+    with pytest.raises(StoreFull):
+        _write(values, b"x" * 200_000)
+    assert looks == 2
+    values.close()
 
 
 def test_the_disk_begins_early_where_values_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

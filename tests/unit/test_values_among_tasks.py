@@ -15,6 +15,8 @@ from dtq.values.local import LocalValues
 from dtq.values.place import SEGMENT_BYTES, Place
 
 DATA = b"d" * 100_000
+#: So much is written at once.
+LONG = b"l" * 300_000
 
 
 def _write(values: LocalValues, *parts: bytes) -> Value:
@@ -48,15 +50,16 @@ def test_a_descriptor_that_is_used_for_something_else_is_left_alone(tmp_path: Pa
     values = LocalValues(Place((str(tmp_path),)))
     first = _write(values, DATA)
     draft = values.draft() if begun else None
+    if draft is not None:
+        draft.write(LONG)
     number = _descriptor(_path(tmp_path, first))
     theirs = tmp_path / "theirs"
     with theirs.open("w+b") as file:
         os.dup2(file.fileno(), number)
     # When more is written
     if draft is not None:
-        draft.write(DATA)
         with pytest.raises(StoreUnwritable):
-            draft.finish()
+            draft.write(LONG)
         draft.abandon()
     second = _write(values, DATA)
     # Then elsewhere; nothing came into their file, which is still open, also when all is over
