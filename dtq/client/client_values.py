@@ -30,7 +30,7 @@ MAP_FROM: Final = 16 << 20
 #: Most bytes that an event loop reads from a file itself: less than a thread would cost.
 _AT_ONCE: Final = 1 << 20
 #: The noun in errors about large values.
-_WHAT: Final = "a task's arguments"
+_WHAT: Final = "a task's call"
 
 
 class ValueLine:

@@ -422,7 +422,7 @@ def item_of(
         if len(blob) + around > session.max_message:
             raise TooLarge("a task", len(blob) + around, session.max_message)
         if len(blob) > session.max_blob:
-            raise TooLarge("a task's arguments", len(blob), session.max_blob)
+            raise TooLarge("a task's call", len(blob), session.max_blob)
     return Item(handle, spec, blob, weight(blob), is_description(blob), delay_s, key, conditions, parents, attribution)
 
 

@@ -93,7 +93,7 @@ def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, wha
     if pages.count(page) and has_inputs(lease.batch, lo, hi):
         return _with_results(c, lease, lo, page, None if whatever else room)
     if len(page) > largest:  # one task, stored when messages could be larger
-        too_large = TooLarge("a task's arguments", len(page), largest)
+        too_large = TooLarge("a task's call", len(page), largest)
         _fail(c, lease, lo + 1, Failure(exception=_name(too_large), message=str(too_large)))
         _cut(c, lease, lo + 1)
         return None
@@ -113,7 +113,7 @@ def _with_results(c: Coordinator, lease: Lease, lo: int, page: bytes, room: int 
         return None
     largest = c.setup.max_message - ANSWER_ENVELOPE
     if len(given) > largest:
-        too_large = TooLarge("a task's arguments, with the results that it is given,", len(given), largest)
+        too_large = TooLarge("a task's call, with the results that it is given,", len(given), largest)
         _fail(c, lease, lo + 1, Failure(exception=_name(too_large), message=str(too_large)))
         _cut(c, lease, lo + 1)
         return None

@@ -182,7 +182,7 @@ class Machine:
         if len(page) > self.rules.max_blob:
             largest = pages.largest(page)
             if largest > self.rules.max_blob:
-                raise TooLarge("a task's arguments", largest, self.rules.max_blob)
+                raise TooLarge("a task's call", largest, self.rules.max_blob)
         return count
 
     def _known(self, spec: Spec, submission: Submission, session: str) -> Batch | None:

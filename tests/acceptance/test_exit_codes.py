@@ -69,7 +69,7 @@ def test_65_argument_over_the_limit(home: Home) -> None:
     refused(
         home.dtq("submit", "jobs:add", "--each", "large"),
         65,
-        r"a task's arguments has 200,020 bytes, more than the limit of 131,072",
+        r"a task's call has 200,020 bytes, more than the limit of 131,072",
     )
     assert home.data("stats")["stats"]["submitted"] == 0
 
