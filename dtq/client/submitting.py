@@ -375,7 +375,11 @@ def first_large(core: ClientCore, target: Callee, args: tuple[Any, ...], kwargs:
     if values is None or len(blob) < values.least or is_description(blob):
         return blob
     target.large = True
-    return encode(core, target, args, kwargs, keyed=False)
+    try:
+        return encode(core, target, args, kwargs, keyed=False)
+    except TooLarge as error:  # it has counted only the bytes up to the limit
+        what, size, limit = error.args
+        raise TooLarge(what, max(size, len(blob)), limit) from None
 
 
 def _written(blob: bytes, values: Values) -> bytes:
