@@ -15,8 +15,9 @@ from dtq.model.inputs import elements_call
 from dtq.model.snapshots import Selection, TaskArguments
 from dtq.model.weight import first_within
 
-#: Most results of other tasks that are named.
+#: Most results of other tasks that are named: of one task, and in one answer. Each name may take a read.
 _MOST_GIVEN: Final = 50
+_MOST_NAMES: Final = 2_000
 
 
 def arguments(c: Coordinator, tasks: list[tuple[int, int]], most: int) -> list[TaskArguments]:
@@ -29,6 +30,7 @@ def _found(c: Coordinator, tasks: list[tuple[int, int]], most: int) -> Iterator[
     """The arguments of one task after the other. Neighbours are in one page, which is read once."""
     page: ArgumentPage | None = None
     flows: dict[int, BatchFlow | None] = {}
+    left = _MOST_NAMES
     for number, index in tasks:
         if number not in flows:
             flows[number] = _flow_of(c, number)
@@ -40,13 +42,15 @@ def _found(c: Coordinator, tasks: list[tuple[int, int]], most: int) -> Iterator[
             (blob,) = pages.unpack(pages.cut(page.data, index - page.lo, index - page.lo + 1))
         elif flow is not None and flow.each:  # then there are no pages: a task has no arguments but these
             blob = elements_call([is_json for _, _, is_json in flow.each])
+        given = () if flow is None else tuple(islice(_given(c, number, index, flow), min(left, _MOST_GIVEN)))
+        left -= len(given)
         yield TaskArguments(
             batch=number,
             index=index,
             kept=blob is not None,
             blob=(blob or b"")[:most],
             size=len(blob or b""),
-            given=() if flow is None else tuple(islice(_given(c, number, index, flow), _MOST_GIVEN)),
+            given=given,
         )
 
 

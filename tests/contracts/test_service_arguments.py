@@ -73,3 +73,15 @@ def test_results_that_a_task_is_given_are_named(house: House) -> None:
         assert found[1].blob == elements_call([False, True])
         assert all(one.kept for one in found)
         house.restart()
+
+
+def test_so_many_results_are_named_and_no_more(house: House) -> None:
+    client = house.client()
+    parents = client.submit(100)
+    after = tuple((parents, index, index + 1, True) for index in range(100))
+    waits = client.submit(submission={"conditions": Conditions(after=after)})
+
+    found = asked(house, *[(waits, 0)] * 60)
+
+    assert [len(one.given) for one in found] == [50] * 40 + [0] * 20
+    assert found[0].given[:2] == (f"result of {parents}.0", f"result of {parents}.1")
