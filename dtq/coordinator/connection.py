@@ -297,7 +297,7 @@ class Connection:
         if not self._c.printing:
             return ()
         with self._c.lock:
-            return self._c.printing.of(state.hello.session, time.monotonic())
+            return self._c.printing.tell(state.hello.session, time.monotonic())
 
     def _part(self, state: SessionState, exchange: Exchange) -> None:
         """Tell a worker that it is broken, when it asks for work; and make it ask.
@@ -344,7 +344,7 @@ class Connection:
         c = self._c
         cancel = c.untold(state)
         leases = c.lease(state.hello.session, now, call) if c.sessions.may_take(state) else []
-        waits = wait and not leases and not cancel
+        waits = wait and not leases and not cancel and state.hello.session not in c.printing.untold
         fetch = Fetch(leases, cancel, waits=waits, call=call)
         if waits:
             c.sessions.fetching[state.hello.session] = fetch

@@ -84,11 +84,11 @@ class Printing:
         self._tasks: dict[tuple[int, int], LiveTask] = {}
         #: Calls that wait for news of a task, by its batch.
         self._waiting: dict[int, set[threading.Event]] = {}
-        #: Sessions of workers that have been asked for further tasks, and were not answered since.
+        #: Sessions of workers that were not told of further followed tasks yet.
         self.untold: set[str] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._tasks)
+        return bool(self._tasks or self.untold)
 
     def follow(self, lease: Lease, index: int, now: float) -> LiveTask:
         """Follow a running task, or go on doing so.
@@ -99,7 +99,7 @@ class Printing:
             now: ``time.monotonic()``.
         """
         for at in [at for at, task in self._tasks.items() if task.until < now]:
-            del self._tasks[at]
+            self.untold.discard(self._tasks.pop(at).session)
         key = (lease.token, index)
         task = self._tasks.pop(key, None)
         if task is None or task.session != lease.worker.session:
@@ -111,10 +111,9 @@ class Printing:
         task.until = now + FOLLOWED_S
         return task
 
-    def of(self, session: str, now: float) -> tuple[Followed, ...]:
-        """The followed tasks of a worker."""
-        if not self._tasks:
-            return ()
+    def tell(self, session: str, now: float) -> tuple[Followed, ...]:
+        """The followed tasks of a worker, to which they are told now."""
+        self.untold.discard(session)
         return tuple(
             [
                 Followed(token=task.token, index=task.index)

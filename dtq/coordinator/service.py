@@ -339,7 +339,6 @@ class Coordinator:
             fetch = self.sessions.fetching.pop(session, None)
             if fetch is not None:
                 fetch.serve([], [])
-        self.printing.untold.clear()
 
     def untold(self, state: SessionState) -> list[Cancellation]:
         """A worker's cancellations that no fetching call has told it; they count as told from now on."""

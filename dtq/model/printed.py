@@ -81,13 +81,29 @@ def cut(printed: Printed, room: int) -> Printed:
 
 
 def whole_lines(printed: Printed) -> Printed:
-    """The output with the gap moved to ends of lines, if these are near."""
+    """The output with the gap moved to ends of lines, if these are near, else to ends of characters."""
     if not printed.left_out:
         return printed
-    end = printed.head.rfind(b"\n", max(0, len(printed.head) - _LINE)) + 1 or len(printed.head)
-    begin = printed.tail.find(b"\n", 0, _LINE) + 1
+    end = printed.head.rfind(b"\n", max(0, len(printed.head) - _LINE)) + 1 or _last_whole(printed.head)
+    begin = printed.tail.find(b"\n", 0, _LINE) + 1 or _first_whole(printed.tail)
     head, tail = printed.head[:end], printed.tail[begin:]
     return replace(printed, head=head, left_out=printed.size - len(head) - len(tail), tail=tail)
+
+
+def _last_whole(head: bytes) -> int:
+    """The end of the last whole character, if the bytes are UTF-8."""
+    for at in range(len(head) - 1, max(-1, len(head) - 4), -1):
+        if head[at] >= 0xC0:
+            size = 2 if head[at] < 0xE0 else 3 if head[at] < 0xF0 else 4
+            return at if at + size > len(head) else len(head)
+        if head[at] < 0x80:
+            break
+    return len(head)
+
+
+def _first_whole(tail: bytes) -> int:
+    """The begin of the first whole character, likewise."""
+    return next((at for at in range(min(4, len(tail))) if tail[at] & 0xC0 != 0x80), 0)
 
 
 def last_lines(printed: Printed, most: int) -> str:

@@ -135,6 +135,14 @@ def test_gap_lies_between_lines_where_that_is_near() -> None:
     cut_anywhere = Printed(index=0, head=b"one\ntw", left_out=10, tail=b"ight\nnine\n")
     assert whole_lines(cut_anywhere) == Printed(index=0, head=b"one\n", left_out=17, tail=b"nine\n")
     assert last_lines(cut_anywhere, 6) == "nine\n"
+    # and between characters where no line ends
+    long = "é€😀".encode() * 1000
+    for first in range(3000, 3010):
+        tail = long[-1000 - first % 7 :]
+        cut_short = Printed(index=0, head=long[:first], left_out=9000 - first - len(tail), tail=tail)
+        within = whole_lines(cut_short)
+        assert "\ufffd" not in (within.head.decode("utf-8", "replace") + within.tail.decode("utf-8", "replace"))
+        assert within.size == 9000
 
 
 def test_followers_go_on_behind_what_they_have() -> None:
