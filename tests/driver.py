@@ -416,7 +416,8 @@ class Driver:
             if (parent in each and row.index in indexes)
             or any(at == parent and any(lo <= i and (not hi or i < hi) for i in indexes) for at, lo, hi, _ in row.after)
         ]
-        lost = {row.index: why for row in back if (why := self.lost(row.after))}
+        with_batch = flow.after if flow.blocked else ()
+        lost = {row.index: why for row in back if (why := self.lost((*row.after, *with_batch)))}
         lost |= {index: why for lo, hi, why in gone for index in range(lo, hi)}
         found = dependencies.bring_back_items(stored.row, stored.spec, back, lost, self.now, children)
         if found:

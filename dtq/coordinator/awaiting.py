@@ -424,8 +424,10 @@ class Kin:
         return () if flow is None else tuple([number for number, _, _ in flow.each])
 
     def parents_of(self, task: TaskRow) -> tuple[Parent, ...]:
-        """What a task waited for by itself."""
-        return (*task.after, *((number, task.index, task.index + 1, True) for number in self.over))
+        """What a task waited for by itself; and with its batch, if that had ended before it had waited to the end."""
+        flow = self.stored.row.flow
+        with_batch = flow.after if flow is not None and flow.blocked else ()
+        return (*task.after, *((number, task.index, task.index + 1, True) for number in self.over), *with_batch)
 
 
 def family(c: Coordinator, back: Mapping[int, Collection[int]]) -> dict[int, Kin]:

@@ -536,7 +536,7 @@ class Dependencies:
                 queue_state.push_fresh(batch, lo, hi)
             else:
                 wall_moments.heap_of(queue_state, batch).push(batch.due_at, batch.number, lo, hi)
-        for index in batch.records_in(lo, hi):
+        for index in batch.records_in(0, hi):  # those below the frontier have come back
             if (batch.number, index) not in self.item_waits and self.elements.is_free(batch, index):
                 self.free_item(batch, index, now)
         queue_state.ledger.batch(batch)
@@ -742,6 +742,8 @@ class Dependencies:
                 and self.elements.is_free(batch, index)
             ):
                 self.free_item(batch, index, now)
+        if batch.blocked and batch.number not in self.waits and not self.wait(batch):
+            self.release(batch, now)  # it had ended before what all of it waited for
         self.look(batch, now)
         return done
 

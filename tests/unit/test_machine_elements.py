@@ -379,6 +379,30 @@ def test_dead_task_that_is_put_back_brings_back_those_that_its_death_had_cancell
     assert machine.states(grandchild, 2) == [P, S]
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_map_that_had_ended_before_it_had_waited_comes_back(machine: Driver, when: str) -> None:
+    # Given a map that is cancelled as it is submitted, and waits for something else, too
+    first, parent = machine.submit(), machine.submit(max_retries=0)
+    child = machine.submit(0, each=[parent])
+    machine.lease()
+    machine.fail(leased(machine, parent, 0))
+    if when == "before":
+        machine.succeed(leased(machine, first, 0))
+    grandchild = machine.submit(0, each=[child], after=((first, 0, 0, False),))
+    machine.drain()
+    assert machine.states(grandchild, 1) == [C]
+
+    machine.revive(parent)
+
+    assert machine.states(grandchild, 1) == [B]
+    for _ in range(2):
+        machine.succeed(machine.lease_one())
+    if when == "after":
+        assert machine.states(grandchild, 1) == [B]
+        machine.succeed(leased(machine, first, 0))
+    assert machine.states(grandchild, 1) == [P]
+
+
 def test_task_stays_cancelled_as_long_as_another_that_it_waited_for_is_dead(machine: Driver) -> None:
     one, other = machine.submit(2, max_retries=0), machine.submit(2, max_retries=0)
     child = machine.submit(0, each=[one, other])
