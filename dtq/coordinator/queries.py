@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
+from itertools import chain
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 from dtq import __version__
 from dtq.coordinator.attempt_output import with_output
 from dtq.coordinator.committer import Generation
+from dtq.coordinator.last_attempts import LastAttempts
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core import views
@@ -100,7 +102,7 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
         if view is not None:
             return replace(view, spec=_lean(view.spec), history=tuple(history), more=more)
         for run in c.engine.ended(Selection(ids=((number, index),), limit=1), c.clock.now()):
-            view = _ended_view(c, run, index)
+            view = _ended_view(LastAttempts(c.engine), run, index)
             attempt = max(view.attempt, len(history) + (run.state is State.SUCCEEDED))
             return replace(view, spec=_lean(view.spec), count=1, attempt=attempt, history=tuple(history), more=more)
         sizes = [stored.row.size for stored in c.engine.batches([number])]
@@ -188,7 +190,7 @@ def _progress(c: Coordinator, number: int, index: int) -> tuple[float, float] | 
     return None
 
 
-def _ended_view(c: Coordinator, run: EndedRun, index: int | None = None) -> TaskView:
+def _ended_view(attempts: LastAttempts, run: EndedRun, index: int | None = None) -> TaskView:
     row = run.batch.row
     record = run.task
     view = TaskView(
@@ -209,8 +211,7 @@ def _ended_view(c: Coordinator, run: EndedRun, index: int | None = None) -> Task
     )
     if run.state is State.SUCCEEDED:
         return _with_run(view, run)
-    last = None if record is None else _last_attempt(c, record)
-    return view if last is None else replace(view, **_how_it_ran(last))
+    return view if record is None else replace(view, **attempts.how_it_ran(record))
 
 
 def _with_run(view: TaskView, run: EndedRun) -> TaskView:
@@ -227,22 +228,6 @@ def _with_run(view: TaskView, run: EndedRun) -> TaskView:
     )
 
 
-def _last_attempt(c: Coordinator, task: TaskRow) -> Attempt | None:
-    """The last attempt of a task without a result; None if it had none, or it is not kept."""
-    last = next(iter(c.engine.attempts(task.batch, task.index, first=-1)), None) if task.attempt else None
-    return last if last is not None and last.number >= task.attempt else None
-
-
-def _how_it_ran(attempt: Attempt) -> dict[str, Any]:
-    """The fields of a `TaskView` or `DeadLetter` that its last attempt determines."""
-    return {
-        "started_at": attempt.started_at,
-        "run_s": max(0.0, attempt.ended_at - attempt.started_at),
-        "worker": attempt.worker,
-        "peak_memory": attempt.failure.peak_memory,
-    }
-
-
 def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
     """Tasks that match, as runs of like ones."""
     selection = replace(selection, limit=min(selection.limit or MOST, MOST))
@@ -255,9 +240,13 @@ def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
         ticket = c.committer.ticket()
     _settled(c, ticket)
     room = selection.limit - len(found)
+    ended: Iterator[TaskView] = iter(())
     if (selection.state is None or selection.state in FINAL) and room > 0:
-        found += [_ended_view(c, run) for run in c.engine.ended(replace(selection, limit=room), c.clock.now())]
-    return list(first_within((replace(v, spec=_lean(v.spec)) for v in found), c.setup.answer_bytes))
+        attempts = LastAttempts(c.engine)
+        runs = c.engine.ended(replace(selection, limit=room), c.clock.now())
+        ended = attempts.within(_ended_view(attempts, run) for run in runs)
+    listed = chain(found, ended)
+    return list(first_within((replace(v, spec=_lean(v.spec)) for v in listed), c.setup.answer_bytes))
 
 
 def lean(view: BatchView) -> BatchView:
@@ -351,12 +340,13 @@ def dead_runs(c: Coordinator, selection: Selection) -> list[EndedRun]:
 def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
     """The matching dead letters, each in one line."""
     few = dead_runs(c, replace(selection, limit=min(selection.limit or MOST, MOST)))
-    letters = (_letter(c, run, run.task) for run in few if run.task is not None)
+    attempts = LastAttempts(c.engine)
+    letters = attempts.within(_letter(attempts, run, run.task) for run in few if run.task is not None)
     return list(first_within(letters, c.setup.answer_bytes))
 
 
-def _letter(c: Coordinator, run: EndedRun, task: TaskRow) -> DeadLetter:
-    letter = DeadLetter(
+def _letter(attempts: LastAttempts, run: EndedRun, task: TaskRow) -> DeadLetter:
+    return DeadLetter(
         batch=run.batch.row.batch,
         index=run.lo,
         single=run.batch.row.complete and run.batch.row.size == 1,
@@ -368,9 +358,8 @@ def _letter(c: Coordinator, run: EndedRun, task: TaskRow) -> DeadLetter:
         message=task.message,
         submitted_at=run.batch.row.submitted_at,
         died_at=run.ended_at,
+        **attempts.how_it_ran(task),
     )
-    last = _last_attempt(c, task)
-    return letter if last is None else replace(letter, **_how_it_ran(last))
 
 
 def dead_summary(c: Coordinator, selection: Selection, by: GroupBy) -> DeadSummary:

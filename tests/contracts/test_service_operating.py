@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dtq.client.paging import whole_summary
-from dtq.coordinator import operating
+from dtq.client.paging import all_dead_letters, all_tasks, whole_summary
+from dtq.coordinator import last_attempts, operating
 from dtq.errors import NotDead, ResultExpired, UnknownId
 from dtq.model.messages import Failed, Failure, Grant, Succeeded
 from dtq.model.snapshots import CancelReport, Counts, GroupBy, Selection
@@ -77,6 +77,25 @@ def test_task_that_has_ended_says_how_long_it_ran_where_and_with_what_memory(hou
         assert listed[several].count > 1
         house.restart()
         client = house.client(client.session)
+
+
+def test_lists_of_what_failed_read_a_bounded_part_of_the_attempts(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given dead letters with long tracebacks, each of more than an answer may read
+    client, hand = house.client(), house.worker()
+    client.submit(5, max_retries=0)
+    for _ in range(5):
+        hand.fail(hand.fetch_one(), traceback="x" * 2_000)
+    monkeypatch.setattr(last_attempts, "_MOST_READ", 3_000)
+
+    # Then an answer ends early, and the list goes on behind it
+    assert len(client.service.dead_letters(Selection())) == 2
+    assert len(client.service.tasks(Selection())) == 2
+    letters = all_dead_letters(client.service, Selection(limit=0))
+    assert [letter.index for letter in letters] == [4, 3, 2, 1, 0]
+    assert all(letter.run_s == pytest.approx(60.0) for letter in letters)
+    assert len(all_tasks(client.service, Selection(limit=4))) == 4
 
 
 def report(hand: Hand, grant: Grant, seconds: float, peak_memory: int = 0) -> None:
