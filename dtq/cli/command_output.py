@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from contextlib import suppress
 from typing import Any, Final, TextIO
 
-from dtq.cli.failures import complain
+from dtq.cli.failures import BROKEN_PIPE, complain
 from dtq.cli.logs import Screen
 from dtq.cli.output import write_json
 from dtq.cli.values import command_json
@@ -83,15 +84,18 @@ class LiveOutput:
 
     def _follow(self) -> None:
         screen = Screen(self._raw)
-        with suppress(DtqError):  # the waiting code gets the error; what was not printed is printed at the end
-            for text in self._handle.follow_output():
-                self.printed = True
-                if self._raw:
-                    sys.stdout.write(text)
-                else:
-                    screen.write(text)
-                sys.stdout.flush()
-        screen.end_line()
+        try:
+            with suppress(DtqError):  # the waiting code gets the error; what was not printed is printed at the end
+                for text in self._handle.follow_output():
+                    self.printed = True
+                    if self._raw:
+                        sys.stdout.write(text)
+                    else:
+                        screen.write(text)
+                    sys.stdout.flush()
+            screen.end_line()
+        except BrokenPipeError:  # the main thread waits for the task, which may go on for ever
+            os._exit(BROKEN_PIPE)
 
     def close(self) -> None:
         """Wait until all of it is printed; the task has ended."""
