@@ -6,6 +6,7 @@ coordinator that is away: it says so, and asks again.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from dtq.errors import DtqError, ResultExpired, UnknownId
 from dtq.model.messages import WorkerOrder
 from dtq.model.queues import SteeringChange
 from dtq.model.service import Service
-from dtq.model.snapshots import Selection
+from dtq.model.snapshots import Counts, Selection
 from dtq.records import replace
 from dtq.wording import counted
+
+log = logging.getLogger("dtq.dashboard")
 
 #: Most rows of tasks and of dead letters.
 MOST_ROWS: Final = 500
@@ -105,6 +108,12 @@ class Feed:
                 self._look(board)
             except DtqError as error:
                 self._on_failure(error)
+            except Exception as error:
+                log.exception("a look at the coordinator failed; the next one may not")
+                self._on_defect(f"{type(error).__name__}: {error}")
+
+    def _on_defect(self, said: str) -> None:
+        self._tell(lambda board: replace(board, said=said))
 
     def _next(self) -> tuple[Board, list[Order]] | None:
         """Wait until something is to be done; None at the end."""
@@ -144,7 +153,7 @@ class Feed:
         if board.wanted is not None:
             self._look_at_task(*board.wanted)
         elif board.page in (Page.TASKS, Page.DEAD) and now >= self._list_at:
-            self._look_at_list(board)
+            self._look_at_list(board, seen.counts)
 
     def _look_at_task(self, batch: int, index: int) -> None:
         if self._reader is None or self._reader.at != (batch, index):
@@ -157,7 +166,7 @@ class Feed:
             return
         self._tell(lambda board: replace(board, opened=opened) if board.wanted == (batch, index) else board)
 
-    def _look_at_list(self, board: Board) -> None:
+    def _look_at_list(self, board: Board, counts: Counts) -> None:
         began = time.monotonic()
         dead = board.page is Page.DEAD
         chosen = filters.selection(board.filter, None if dead else TABS[board.tab], MOST_ROWS)
@@ -170,7 +179,9 @@ class Feed:
             letters = tuple(self._service.dead_letters(chosen))
             self._tell(lambda board: replace(board, letters=letters) if _asks(board) == asked else board)
         else:
-            tasks = tuple(self._service.tasks(chosen))
+            # Where no task is in that state, the coordinator need not look through all that wait.
+            found = self._service.tasks(chosen) if getattr(counts, TABS[board.tab].value) else []
+            tasks = tuple(found)
             self._tell(lambda board: replace(board, tasks=tasks) if _asks(board) == asked else board)
         took_s = time.monotonic() - began
         self._list_at = began + took_s + took_s * _SHARE

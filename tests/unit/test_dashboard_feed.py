@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from dtq.dashboard.board import Board, Link, Order, Page
 from dtq.dashboard.feed import Feed, News
 from dtq.errors import DtqError, RoleMissing, UnknownId, Unreachable
@@ -162,6 +164,17 @@ def test_feed_survives_a_coordinator_that_is_away_and_one_that_is_new() -> None:
     back = fake.until(lambda board: board.link.lost_at is None, "the return")
     assert back.history[0].done == (9,)
     fake.feed.stop()
+
+
+def test_defect_is_said_and_does_not_end_the_feed(caplog: pytest.LogCaptureFixture) -> None:
+    fake = Fake()
+    fake.until(lambda board: board.seen, "the first snapshot")
+    fake.snapshot = None  # type: ignore[assignment]
+    fake.until(lambda board: "AttributeError" in board.said, "the defect")
+    fake.snapshot = seen(pid=77)
+    fake.until(lambda board: board.seen and board.seen.pid == 77, "the next snapshot")
+    fake.feed.stop()
+    assert "a look at the coordinator failed" in caplog.text
 
 
 def test_refusal_is_said_and_does_not_end_the_feed() -> None:
