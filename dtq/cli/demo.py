@@ -101,7 +101,7 @@ def _view(live: bool) -> Iterator[_Plain | _Live]:
 
 
 @contextmanager
-def _undisturbed_end() -> Iterator[None]:
+def _interrupted_once() -> Iterator[None]:
     """Have a signal interrupt the block once: what follows ends the cluster, and takes a few seconds at most.
 
     Raises:
@@ -157,13 +157,13 @@ def demo(tasks: int, workers: int, slots: int, failure_rate: float, seed: int, l
     Ends with 1 if something is not as it should be.
     """
     from dtq.demo.cluster import DemoCluster
+    from dtq.demo.course import run
     from dtq.demo.load import Load
     from dtq.demo.report import lines
-    from dtq.demo.show import run
 
     began = time.monotonic()
     load = Load(tasks=tasks, failure_rate=failure_rate, seed=seed)
-    with _undisturbed_end(), _view(live) as view:
+    with _interrupted_once(), _view(live) as view:
         each = " each" if workers > 1 else ""
         view.say(f"starting a coordinator and {counted(workers, 'worker')} of {counted(slots, 'slot')}{each}")
         with DemoCluster(workers, slots) as cluster:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from dtq.demo.course import Outcome
 from dtq.demo.load import URGENT, Round, mean_wait, reduction
-from dtq.demo.show import Outcome
 from dtq.model.text import printable_line
 from dtq.wording import counted, duration, rate
 

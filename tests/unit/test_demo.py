@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from dtq.dashboard.lines import plain
+from dtq.demo.course import Outcome, Work
 from dtq.demo.frame import Frames
 from dtq.demo.load import RETRIES, Load, Round, mean_wait, reduction
 from dtq.demo.report import lines
-from dtq.demo.show import Outcome, Work
 from dtq.demo.tasks import gets_through
 from dtq.model.dashboard import Dashboard, Depth, LatestFailure, QueueLine, Rates, SlotLine, WorkerLine, WorkerState
 from dtq.model.snapshots import Counts

@@ -114,7 +114,7 @@ def run(cluster: DemoCluster, load: Load, view: View) -> Outcome:
         service = Proxy([parse_address(cluster.address)], key, _hello(), key_source=origin)
         stack.enter_context(service)
         try:
-            return _Show(cluster, client, service, load, view).run()
+            return _Course(cluster, client, service, load, view).run()
         except DtqError:
             cluster.check()  # a process that has ended tells more than the calls that it does not answer
             raise
@@ -129,7 +129,7 @@ def _hello() -> Hello:
     return Hello(session=secrets.token_hex(16), role=Role.CLIENT, name="demo", pid=os.getpid())
 
 
-class _Show:
+class _Course:
     """One run of the demo."""
 
     def __init__(self, cluster: DemoCluster, client: Client, service: Proxy, load: Load, view: View) -> None:
