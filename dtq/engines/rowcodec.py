@@ -163,17 +163,18 @@ def encode_batch(row: BatchRow) -> bytes:
         math.nan if due_at is None else due_at, submitted_at, math.nan if finished_at is None else finished_at,
         len(name),
     )  # fmt: skip
+    if expires_at is not None:
+        flags += _OWN_EXPIRY
+    if flow is not None:
+        flags += _FLOW
     try:
         head = _BATCH.pack(flags, *values)
     except struct.error:
-        flags += _WIDE
-        head = _BATCH_WIDE.pack(flags, *values)
+        head = _BATCH_WIDE.pack(flags + _WIDE, *values)
     if expires_at is not None:
-        flags += _OWN_EXPIRY
-        head = bytes((flags,)) + head[1:] + _EXPIRY.pack(expires_at)
+        head += _EXPIRY.pack(expires_at)
     if flow is not None:
-        told = _encode_flow(flow)
-        head = bytes((flags + _FLOW,)) + head[1:] + _FLOW_LENGTH.pack(len(told)) + told
+        head += _encode_flow(flow)
     payload = head + name + _raw(key)
     return payload + crc32(payload, (BATCH + batch * 8) & 0xFFFFFFFF).to_bytes(4, "little")
 
@@ -192,14 +193,23 @@ def _set_of(flow: BatchFlow) -> dict[str, Any]:
     return {name: value for name, default in _flow_defaults.items() if (value := getattr(flow, name)) != default}
 
 
-@lru_cache(maxsize=16_384)
-def _encode_shared(flow: BatchFlow) -> bytes:
-    return _json(_set_of(flow))
+#: The encodings of rare fields that batches share as one object, by its identity: a hash of all fields takes longer.
+_shared: Final[dict[int, tuple[BatchFlow, bytes]]] = {}
+_MOST_SHARED: Final = 16_384
 
 
 def _encode_flow(flow: BatchFlow) -> bytes:
-    """The rare fields of a batch, as JSON. Many batches have the same limits and label, and are written often."""
-    return _json(_set_of(flow)) if flow.after or flow.each or flow.given else _encode_shared(flow)
+    """The rare fields of a batch, behind their length."""
+    known = _shared.get(id(flow))
+    if known is not None and known[0] is flow:
+        return known[1]
+    told = _json(_set_of(flow))
+    code = _FLOW_LENGTH.pack(len(told)) + told
+    if not flow.has_parents:
+        if len(_shared) >= _MOST_SHARED:
+            _shared.clear()
+        _shared[id(flow)] = flow, code
+    return code
 
 
 def _flow_of(told: bytes) -> BatchFlow:
