@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -125,6 +127,20 @@ def _interrupted_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _own_settings(directory: Path) -> Iterator[None]:
+    """Find no settings of the user's own coordinator: variables, files here, files of the user."""
+    for name in [name for name in os.environ if name.startswith("DTQ_") and name != "DTQ_DEBUG"]:
+        del os.environ[name]
+    os.environ["XDG_CONFIG_HOME"] = str(directory / "config")
+    before = os.getcwd()
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 @click.command(
     cls=Command,
     examples=(
@@ -166,7 +182,7 @@ def demo(tasks: int, workers: int, slots: int, failure_rate: float, seed: int, l
     with _interrupted_once(), _view(live) as view:
         each = " each" if workers > 1 else ""
         view.say(f"starting a coordinator and {counted(workers, 'worker')} of {counted(slots, 'slot')}{each}")
-        with DemoCluster(workers, slots) as cluster:
+        with DemoCluster(workers, slots) as cluster, _own_settings(cluster.directory):
             view.say(f"they run, at {cluster.address}")
             outcome = run(cluster, load, view)
     for line in lines(outcome):

@@ -16,7 +16,7 @@ DEMO = (sys.executable, "-m", "dtq", "demo", "--workers", "2", "--slots", "1", "
 
 
 def _environment(place: Path) -> dict[str, str]:
-    return clean_environment(place) | {"TMPDIR": str(place / "tmp"), "DTQ_ADDRESS": "nowhere:1"}
+    return clean_environment(place) | {"TMPDIR": str(place / "tmp"), "DTQ_ADDRESS": "nowhere:1", "DTQ_TLS": "/nowhere"}
 
 
 def _left(place: Path) -> list[str]:
@@ -35,6 +35,7 @@ def _left(place: Path) -> list[str]:
 def test_demo_measures_priorities_against_the_order_of_submission(tmp_path: Path) -> None:
     # Given a user whose settings name another coordinator
     (tmp_path / "tmp").mkdir()
+    (tmp_path / "dtq.toml").write_text('connect = "nowhere:1"\ntls = "/nowhere"\n[worker]\nqueues = ["other"]\n')
     # When the demo runs with so many failures that some requests are given up
     done = subprocess.run(
         [*DEMO, "--tasks", "400", "--failure-rate", "0.4", "--no-live"],
