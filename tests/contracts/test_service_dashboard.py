@@ -11,7 +11,7 @@ from dtq.model.messages import Progress
 from dtq.model.queues import SteeringChange
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome
-from tests.contracts.service_scene import Caller, House, until
+from tests.contracts.service_scene import SOON_S, Caller, House, until
 
 
 def kinds(seen: Dashboard) -> list[str]:
@@ -179,7 +179,7 @@ def test_history_counts_what_happened_by_the_second(house: House) -> None:
         seconds = client.service.dashboard(0.0).history[0]
         return (sum(seconds.submitted), sum(seconds.done), sum(seconds.failed)) == (2, 1, 0)
 
-    until("the second to be over", recorded)
+    until("the second to be over", recorded, SOON_S)
     seconds = client.service.dashboard(0.0).history[0]
     assert seconds.backlog[-1] == 1
     # And who asks for what is newer gets no more
