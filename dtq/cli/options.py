@@ -269,6 +269,8 @@ task_filters = stacked(
     click.option(
         "--older-than", metavar="DURATION", type=DURATION, help="Only those in their state for at least so long."
     ),
+    exception_filter,
+    outcome_filter,
 )
 everything = click.option("--all", "everything", is_flag=True, help="Every task that matches the filters.")
 

@@ -28,8 +28,6 @@ from dtq.wording import counted
 @click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
 @options.everything
 @options.task_filters
-@options.exception_filter
-@options.outcome_filter
 @options.asking
 @options.connecting
 @options.as_json

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dtq.cli import options
+from dtq.cli.asking import which
 from dtq.cli.awaited import Awaited, count_run, is_task, run_of
 from dtq.cli.calling import client
 from dtq.cli.click_classes import Command
@@ -17,8 +18,10 @@ from dtq.cli.raw import print_raw, raw_pieces, save
 from dtq.cli.render_json import counts_json, counts_text
 from dtq.cli.waiting import Deadline, interruptible, print_batch, print_each, print_task
 from dtq.client.handle import TaskHandle
+from dtq.client.sync import Client
 from dtq.config.values import format_size
 from dtq.errors import NotFinished
+from dtq.model.states import State
 
 
 @click.command(
@@ -81,14 +84,25 @@ def _write_raw(handle: TaskHandle[Any], out: str | None) -> None:
         say(f"{format_size(save(pieces, out))} written to {out}")
 
 
+def _unfinished(queue: Client, filters: dict[str, Any]) -> tuple[str, ...]:
+    """The ids of the batches with a task that matches and has not ended."""
+    states = [state for state in State if not state.final]
+    found = {view.batch for state in states for view in queue.tasks(state=state, limit=0, **filters)}
+    return tuple(map(str, sorted(found)))
+
+
 @click.command(
     cls=Command,
     examples=(
         ("dtq wait 17 18", "until both have ended"),
         ("dtq wait 17 --timeout 5m", "five minutes at most; then it ends with 124"),
+        ("dtq wait --label nightly", "until all batches of the label have ended that have not yet"),
     ),
 )
-@click.argument("ids", metavar="ID...", type=options.ID, nargs=-1, required=True)
+@click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
+@options.queue_filter
+@options.function_filter
+@options.label_filter
 @click.option("--timeout", "timeout_s", metavar="DURATION", type=options.DURATION, help="Wait no longer than this.")
 @options.connecting
 @options.as_json
@@ -100,15 +114,22 @@ def wait(
     authkey_file: str | None,
     as_json: bool,
     quiet: bool,
+    **filters: str | None,
 ) -> None:
     """Wait until tasks and batches have ended, and report their ends.
 
-    Ends with 1 if one of them has no result, with 124 if the time runs out; the tasks go on then.
+    With filters, for every batch with a task that matches and has not ended. Ends with 1 if one of them has no result,
+    with 124 if the time runs out; the tasks go on then.
     """
     deadline = Deadline(timeout_s)
     ended: list[dict[str, Any]] = []
     troubles = 0
+    given = {name: text for name, text in filters.items() if text is not None}
+    which(ids, everything=False, filtered=bool(given))
     with client(addresses, authkey_file) as queue, interruptible(" ".join(ids)):
+        ids = ids or _unfinished(queue, given)
+        if not ids:
+            say("nothing that matches is unfinished.")
         awaited = [Awaited(queue, text) for text in ids]
         with telling(*awaited, quiet=quiet or as_json):
             for one in awaited:

@@ -36,7 +36,7 @@ from dtq.records import dataclass, replace
 _TASKS: Final = 65_536
 _BYTES: Final = 16 << 20
 #: Ended runs that are read at a time.
-_PAGE: Final = 500
+_PAGE: Final = 5_000
 #: Bytes of arguments that are read at a time.
 _READ: Final = 4 << 20
 

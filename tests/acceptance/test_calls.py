@@ -188,3 +188,26 @@ def test_lines_have_terms_of_their_own(calls: Home) -> None:
         wrong = calls.dtq("submit", "shapes:kind", "--jsonl", str(_lines(calls, f"{line}\n")))
         assert (wrong.process.returncode, sentence in wrong.err) == (65, True), wrong
     assert calls.data("stats")["stats"]["submitted"] == before
+
+
+def test_filters_name_what_is_waited_for(calls: Home) -> None:
+    # Given waiting tasks of a label, one of which will fail, and one of another label
+    calls.dtq("queue", "pause", "night")
+    later = ("--queue", "night", "--max-retries", "0", "--label")
+    other = calls.id("shapes:number", *later, "other")
+    ids = [calls.id(function, *later, "nightly") for function in ("shapes:number", "shapes:number", "shapes:boom")]
+
+    # When they are waited for by the label, Then it is for all of them
+    done = calls.start("wait", "--label", "nightly")
+    done.says(f"task {ids[0]} waits: ")
+    calls.dtq("cancel", other)
+    calls.dtq("queue", "resume", "night")
+    done.ends()
+    assert [line.split()[0] for line in done.out.splitlines()] == ids, done
+    assert done.process.returncode == 1
+    again = calls.dtq("wait", "--label", "nightly")
+    assert (again.out, again.err, again.process.returncode) == ("", "nothing that matches is unfinished.\n", 0)
+    assert calls.dtq("wait").process.returncode == 2
+    assert [task["id"] for task in calls.data("list", "--exception", "ValueError", "--label", "nightly")["tasks"]] == [
+        ids[2]
+    ]
