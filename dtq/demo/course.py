@@ -35,7 +35,7 @@ _LOOK_S: Final = 0.25
 #: How long nothing may end until the demo gives up, in seconds.
 _STUCK_S: Final = 60.0
 #: Bytes of files that are packed for each request of the load, and at most.
-_WORK_BYTES: Final = (400, 4_000_000)
+_WORK_BYTES: Final = (400, 2_000_000)
 #: The priority of all requests in the order of their submission.
 _EQUAL: Final = 5
 #: Dead letters that the report shows.
