@@ -10,7 +10,7 @@ from dtq.dashboard import board as boards
 from dtq.dashboard import overview, rows, task_page, wording
 from dtq.dashboard.board import REFRESHES, SORTS, TABS, TITLES, Board, Page
 from dtq.dashboard.charts import PERIODS
-from dtq.dashboard.lines import Line, Look, Span, at_cursor, ends, filled, fitted, foreign, line, plain
+from dtq.dashboard.lines import Line, Look, Span, at_cursor, ends, filled, fitted, foreign, in_ascii, line, plain
 from dtq.dashboard.tables import Column, Row, padded, table
 from dtq.model.dashboard import Dashboard
 from dtq.model.states import State
@@ -51,7 +51,12 @@ def frame(board: Board, columns: int, height: int) -> list[Line]:
     lines = [_header(board, wide), _tabs(board, wide)]
     lines += padded(_body(board, wide, high - 3), high - 3)
     lines.append(_footer(board, wide))
-    return [fitted(each, columns) for each in lines[: max(1, height)]]
+    return _shown(board, [fitted(each, columns) for each in lines[: max(1, height)]])
+
+
+def _shown(board: Board, lines: list[Line]) -> list[Line]:
+    """The lines with characters that the terminal has."""
+    return [in_ascii(each) for each in lines] if board.blocks.isascii() else lines
 
 
 def text(board: Board, columns: int) -> str:
@@ -60,7 +65,8 @@ def text(board: Board, columns: int) -> str:
         return ""
     found = [_header(board, columns)]
     body = overview.body(board, board.seen, columns, _WHOLE, rows_each=1)
-    return "\n".join(plain(fitted(each, columns)) for each in [*found, *body]) + "\n"
+    lines = _shown(board, [fitted(each, columns) for each in [*found, *body]])
+    return "\n".join(map(plain, lines)) + "\n"
 
 
 # -- header and footer ----------------------------------------------------------------------------------------------

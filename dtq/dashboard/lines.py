@@ -41,6 +41,8 @@ class Span(NamedTuple):
 Line = tuple[Span, ...]
 #: A line without text.
 EMPTY: Final[Line] = ()
+#: Our signs, and what stands for them in ASCII.
+_SIGNS: Final = dict(zip("●·…→←↑↓▏▲", "*.~><^v_!", strict=True))
 #: Longest foreign text of one line, in characters: more than a terminal is wide.
 _LONGEST: Final = 1_000
 
@@ -100,6 +102,17 @@ def beside(left: list[Line], right: list[Line], columns: int, gap: int = 3) -> l
 def at_cursor(spans: Line, columns: int) -> Line:
     """The line of the cursor; states keep their colours in it."""
     return tuple(Span(span.text, span.look, cursor=True) for span in filled(spans, columns))
+
+
+def in_ascii(spans: Line) -> Line:
+    """The line for a terminal that shows nothing else: our signs by others as wide, foreign characters as ``?``."""
+    return tuple(
+        span if span.text.isascii() else span._replace(text="".join(map(_in_ascii, span.text))) for span in spans
+    )
+
+
+def _in_ascii(character: str) -> str:
+    return character if character.isascii() else _SIGNS.get(character, "?" * cells(character))
 
 
 def plain(spans: Line) -> str:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from dtq.model.dashboard import SlotUse
 from dtq.records import replace
@@ -24,12 +24,8 @@ _CORES: Final = 1_024.0
 _LINUX: Final = sys.platform == "linux"
 
 
-class _Look(NamedTuple):
-    """What a slot's processes had used at one moment."""
-
-    pid: int
-    at: float
-    cpu_s: float
+#: A slot's process, when it was measured, and the processor seconds that its processes had used then.
+_Look = tuple[int, float, float]
 
 
 class Measures:
@@ -53,10 +49,13 @@ class Measures:
             return use
         cpu_s, memory = found
         now = time.monotonic()
-        self._last[use.number] = _Look(pid, now, cpu_s)
-        if before is None or before.pid != pid or now <= before.at:
+        self._last[use.number] = pid, now, cpu_s
+        if before is None:
             return replace(use, memory=memory)
-        cores = (cpu_s - before.cpu_s) / (now - before.at)
+        earlier, at, cpu_before_s = before
+        if earlier != pid or now <= at:
+            return replace(use, memory=memory)
+        cores = (cpu_s - cpu_before_s) / (now - at)
         return replace(use, memory=memory, cpu=min(_CORES, max(0.0, cores)))
 
 

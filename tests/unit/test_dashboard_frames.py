@@ -68,6 +68,18 @@ def test_frame_is_as_large_as_the_terminal_and_holds_no_foreign_control(columns:
             assert not re.search("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e]", whole)
 
 
+@pytest.mark.parametrize("page", list(Page))
+def test_terminal_without_unicode_gets_ascii_as_wide(page: Page) -> None:
+    full = board(evil(), page=page, tasks=(task(1, worker="名前"),), letters=(letter(1, message="é"),))
+    for state in (full, replace(full, help=True), replace(full, typing="x"), replace(full, marked=frozenset({"1.0"}))):
+        for before, after in zip(
+            frames.frame(state, 80, 24), frames.frame(replace(state, blocks=charts.ASCII), 80, 24), strict=True
+        ):
+            whole = "".join(span.text for span in after)
+            assert whole.isascii()
+            assert len(whole) == sum(cells(span.text) for span in before)
+
+
 def test_markup_of_strangers_is_text() -> None:
     assert foreign("[bold]x[/]\x1b[31m") == "[bold]x[/]\\u001b[31m"
     assert "[bold red]evil" in text(board(seen(queues=(queue("[bold red]evil"),))))
