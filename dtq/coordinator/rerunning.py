@@ -21,7 +21,7 @@ from dtq.core import operators
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, Parent
 from dtq.engines.base import EndedRun, StoredBatch
-from dtq.errors import DtqError, NotEnded, NotRepeatable
+from dtq.errors import DtqError, NotEnded, NotRepeatable, ValueGone
 from dtq.model import pages, values
 from dtq.model.ids import TaskId
 from dtq.model.inputs import elements_call
@@ -313,7 +313,7 @@ class _Rerun:
                 body = piece.spec.function.body
                 named = [*pages.named(piece.submission.arguments), *_named(body)]
                 if named:
-                    vetting.check(named)
+                    _keep(vetting, piece.stored, named)
             self._accept(load)
         finally:
             vetting.close()
@@ -368,6 +368,18 @@ class _Rerun:
                 c.tell_cancelled()
             ticket = c.committer.ticket()
         c.committer.settle(ticket)
+
+
+def _keep(vetting: Vetting, stored: StoredBatch, named: list[values.Value]) -> None:
+    """Keep the values that calls name, until the new rows that name them are on disk.
+
+    Raises:
+        NotRepeatable: one is gone.
+    """
+    try:
+        vetting.check(named)
+    except ValueGone:
+        raise NotRepeatable(str(stored.row.batch), "one of its large arguments is no longer kept") from None
 
 
 def _named(body: bytes) -> tuple[values.Value, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -328,3 +329,23 @@ def test_rerun_that_fails_in_the_middle_cancels_what_it_has_begun(
         rerun(client, (batch, -1))
     half = client.service.batch(batch + 1)
     assert (half.complete, half.counts.cancelled) == (True, half.size)
+
+
+def test_large_arguments_that_are_gone_are_one_clear_error(house: House) -> None:
+    # Given a dead letter with an argument that is a value, whose file is lost
+    client, hand = house.client(), house.worker()
+    draft = _values(client).draft()
+    draft.write(b"x" * 300_000)
+    value = draft.finish()
+    batch = client.submit(submission={"arguments": pages.pack([describe([value])], described=True)}, max_retries=0)
+    hand.fail(hand.fetch_one())
+    place = house.engine.place
+    assert place is not None
+    for directory in place.paths:
+        for path in Path(directory).rglob("*.values"):
+            path.unlink()
+
+    # When, Then
+    with pytest.raises(NotRepeatable, match="one of its large arguments is no longer kept"):
+        rerun(client, (batch, 0))
+    assert client.service.stats().submitted == 1
