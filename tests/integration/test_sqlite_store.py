@@ -130,7 +130,7 @@ def test_commit_that_fails_at_any_statement_applies_nothing_and_works_again(tmp_
     engine.close()
 
     again, opening = opened(tmp_path / "dtq.db")
-    assert failures == (9 if large else 1)
+    assert failures == (8 if large else 1)  # output of tasks is left out from the second try on
     assert last_batch(again, last) == last
     assert opening.losses == ()
     again.close()
