@@ -164,7 +164,8 @@ def decode(blob: bytes, values: Values | None, what: str, otherwise: Callable[[b
             part, buffers = layout.divide(value, values.fetch(value))
             return pickle.loads(part, buffers=buffers)
         with values.stream(value) as file:
-            return pickle.load(file)
+            data = getattr(file, "data", None)  # of a value that is in memory (`WholeValue`)
+            return pickle.load(file) if data is None else pickle.loads(data)
     except DtqError:
         raise
     except Exception as error:  # noqa: BLE001 - unpickling runs code of what is unpickled

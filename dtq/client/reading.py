@@ -27,7 +27,7 @@ from dtq.model.values import weight
 from dtq.values.base import Values
 
 #: Bytes of large results that are read at a time.
-PIECE_BYTES: Final = 16 << 20
+PIECE_BYTES: Final = 1 << 20
 
 
 class Source(Protocol):

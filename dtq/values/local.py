@@ -53,6 +53,10 @@ _SEVERAL: Final = 2 << 20
 _COPIED: Final = 1 << 20
 #: A value of less than this many bytes is read at once: a pickle is read in many pieces, which cost more than the copy.
 _READ_WHOLE: Final = 1 << 18
+#: Unused memory for such values, and its bound: the kernel clears new memory page by page, which takes longer than to
+#: fill it. Single list operations need no lock.
+_rooms: Final[list[bytearray]] = []
+_MOST_ROOMS: Final = 2
 
 
 class _File:
@@ -384,7 +388,7 @@ class LocalValues:
     def stream(self, value: Value) -> BinaryIO:
         """See `Values`."""
         if value.length < _READ_WHOLE:
-            return io.BytesIO(self.content(value))
+            return self._whole(value)
         descriptor, value = self._open(value)
         file = io.FileIO(descriptor, "rb")
         try:
@@ -397,6 +401,23 @@ class LocalValues:
             return _Checked(file, value)  # type: ignore[return-value]
         return file
 
+    def _whole(self, value: Value) -> BinaryIO:
+        """A value that is read at once."""
+        descriptor, value = self._open(value)
+        try:
+            memory = _rooms.pop()
+        except IndexError:
+            memory = bytearray(_READ_WHOLE)
+        found = WholeValue(memory, value.length)
+        try:
+            _fill(descriptor, value, found.data)
+            _check(value, found.data)
+        except OSError as error:
+            raise ValueDamaged(value.length, str(error)) from error
+        finally:
+            os.close(descriptor)
+        return found  # type: ignore[return-value]
+
     def fetch(self, value: Value) -> Buffer:
         """See `Values`."""
         descriptor, value = self._open(value)
@@ -406,14 +427,11 @@ class LocalValues:
                 found = _mapped(descriptor, value)
             else:
                 found = _read(descriptor, value)
-                if bytes(memoryview(found)[:1]) == b"\0":
-                    raise ValueGone(value.length)
         except OSError as error:
             raise ValueDamaged(value.length, str(error)) from error
         finally:
             os.close(descriptor)
-        if value.crc and zlib.crc32(found) != value.crc:
-            raise ValueDamaged(value.length, "its checksum is wrong")
+        _check(value, memoryview(found))
         return found
 
     def content(self, value: Value) -> bytes:
@@ -485,6 +503,59 @@ class LocalValues:
         """See `Values`."""
         with self._lock:
             self._let_go()
+
+
+class WholeValue:
+    """A value that was read at once, in memory and as a file.
+
+    Args:
+        memory: its memory; it is used again when this is closed.
+        size: its size in bytes.
+    """
+
+    __slots__ = ("_at", "_memory", "_size")
+
+    def __init__(self, memory: bytearray, size: int) -> None:
+        self._memory = memory
+        self._size = size
+        self._at = 0
+
+    @property
+    def data(self) -> memoryview:
+        """All of it, until it is closed."""
+        return memoryview(self._memory)[: self._size]
+
+    def readinto(self, buffer: Any) -> int:
+        """As of a file."""
+        with memoryview(buffer).cast("B") as view, memoryview(self._memory) as memory:
+            size = min(view.nbytes, self._size - self._at)
+            view[:size] = memory[self._at : self._at + size]
+        self._at += size
+        return size
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        end = self._size if size < 0 else min(self._size, self._at + size)
+        with memoryview(self._memory) as memory:
+            data = bytes(memory[self._at : end])
+        self._at = end
+        return data
+
+    def readline(self) -> bytes:
+        """As of a file; values have no lines."""
+        raise ValueDamaged(self._size, "it is no pickle of ours")
+
+    def close(self) -> None:
+        """As of a file."""
+        memory, self._memory, self._size = self._memory, bytearray(), 0
+        if memory and len(_rooms) < _MOST_ROOMS:
+            _rooms.append(memory)
+
+    def __enter__(self) -> WholeValue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class _Checked:
@@ -587,16 +658,31 @@ def _check_there(descriptor: int, value: Value) -> None:
         raise ValueGone(value.length)
 
 
+def _check(value: Value, data: memoryview) -> None:
+    """Check that a value was not dropped from its segment, and is undamaged.
+
+    Raises:
+        ValueGone, ValueDamaged: it was, or is not.
+    """
+    if data.nbytes and not data[0]:
+        raise ValueGone(value.length)
+    if value.crc and zlib.crc32(data) != value.crc:
+        raise ValueDamaged(value.length, "its checksum is wrong")
+
+
 def _read(descriptor: int, value: Value) -> Buffer:
     memory = new_memory(value.length)
-    view = memoryview(memory)
+    _fill(descriptor, value, memoryview(memory))
+    return memory
+
+
+def _fill(descriptor: int, value: Value, view: memoryview) -> None:
     at = 0
     while at < value.length:
         done = os.preadv(descriptor, [view[at : at + _AT_ONCE]], value.offset + at)
         if not done:
             raise OSError(errno.EIO, "its segment is cut short")
         at += done
-    return memory
 
 
 def _mapped(descriptor: int, value: Value) -> Buffer:

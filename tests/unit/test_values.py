@@ -291,6 +291,23 @@ def test_values_leave_free_what_rows_need(tmp_path: Path) -> None:
     roomy.close()
 
 
+def test_small_values_that_are_read_side_by_side_are_not_mixed_up(tmp_path: Path) -> None:
+    # Given two values that are read at the same time, and a third one in the memory of the first
+    values = LocalValues(Place((str(tmp_path),)))
+    data = [pickle.dumps(bytes([n]) * 90_000) for n in range(3)]
+    first, second, third = (_write(values, one) for one in data)
+    with values.stream(second) as other:
+        with values.stream(first) as stream:
+            assert pickle.load(stream) == bytes(90_000)
+        with values.stream(third) as stream:
+            # Then each has its own bytes, in pieces and as a whole, and nothing behind them
+            assert pickle.load(stream) == b"\2" * 90_000
+            assert stream.read(1) == b""
+        assert other.read(10) + other.read() == data[1]
+    assert len(local._rooms) <= local._MOST_ROOMS
+    values.close()
+
+
 def test_small_values_share_a_look_at_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a disk with much room, and then with room for one more value
     room, looks = 1 << 30, 0
