@@ -241,10 +241,8 @@ def _longest(leases: Iterable[Lease]) -> Lease | None:
 
 def _with_earlier(c: Coordinator, failures: list[LatestFailure], now: float) -> list[LatestFailure]:
     """The latest failures, and dead letters of earlier runs of the coordinator."""
-    known = {(failure.batch, failure.index) for failure in failures}
     found = c.engine.ended(Selection(state=State.DEAD, limit=_FAILURES), now)
-    earlier = [_earlier(run) for run in found if (run.batch.row.batch, run.lo) not in known]
-    return (failures + earlier)[:_FAILURES]
+    return (failures + [_earlier(run) for run in found if run.ended_at < c.started_at])[:_FAILURES]
 
 
 def _earlier(run: EndedRun) -> LatestFailure:

@@ -8,7 +8,6 @@ carry each out completely: state, counts, heap and ledger together.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 from operator import attrgetter
 from typing import Final
@@ -19,7 +18,7 @@ from dtq.core.batches import Batch, Learned, SpecEntry, Task
 from dtq.core.changes import AttemptRow, BatchFlow, Totals
 from dtq.core.dependencies import Dependencies
 from dtq.core.expiry import Expiries
-from dtq.core.failing import MOST_LATEST, latest_failure
+from dtq.core.failing import LatestFailures
 from dtq.core.heap import DueHeap, Moments, Run, RunHeap
 from dtq.core.holds import Holds
 from dtq.core.leases import Lease, Worker
@@ -30,7 +29,6 @@ from dtq.core.retry import Verdict, judge
 from dtq.core.states import Move, Tally
 from dtq.errors import BatchTooLarge, FunctionsFull, QueueFull
 from dtq.model import pages
-from dtq.model.dashboard import LatestFailure
 from dtq.model.latest import LatestByKey
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
@@ -146,7 +144,7 @@ class QueueState:
         self.retries = totals.retries
         #: Since this start, attempts that did not succeed, and tasks that became dead letters; and the latest of those.
         self.failed = self.died = 0
-        self.latest_failures: deque[LatestFailure] = deque(maxlen=MOST_LATEST)
+        self.latest_failures = LatestFailures()
         self.last_batch = totals.last_batch
         self.last_spec = totals.last_spec
         self.clock = totals.clock
@@ -429,7 +427,7 @@ class QueueState:
             self.failed += 1
             self.died += dead
             lease.worker.failed += 1
-            self.latest_failures.append(latest_failure(lease, index, outcome, failure, now, dead))
+            self.latest_failures.add(lease, index, outcome, failure, now, dead)
         self._apply(batch, index, task, verdict, now)
 
     def _note_attempt(

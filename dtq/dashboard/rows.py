@@ -139,8 +139,12 @@ def failure_row(failure: LatestFailure, now: float) -> Row:
         Span(foreign(failure.function)),
         Span(_attempt(failure)),
         Span(foreign(failure.worker), Look.DIM),
-        why(failure.exception or failure.outcome.value, failure.message),
+        (*_times(failure.count), *why(failure.exception or failure.outcome.value, failure.message)),
     )
+
+
+def _times(count: int) -> Line:
+    return line(Span(f"{count:,} times ", Look.STRONG)) if count > 1 else ()
 
 
 def _attempt(failure: LatestFailure) -> str:

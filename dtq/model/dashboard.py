@@ -219,7 +219,7 @@ class WorkerLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatestFailure:
-    """An attempt that did not succeed, in one line.
+    """Attempts that did not succeed, alike in function, exception and message: the latest one, and their number.
 
     Attributes:
         at: when it ended.
@@ -235,6 +235,7 @@ class LatestFailure:
         message: the exception's message, cut.
         worker: the name of the worker.
         dead: whether the task is a dead letter since then.
+        count: how many such attempts there were, since the line has begun.
     """
 
     at: fields.Moment
@@ -250,6 +251,7 @@ class LatestFailure:
     message: fields.Message = ""
     worker: fields.Label = ""
     dead: bool = False
+    count: fields.Count = 1
 
     @property
     def id(self) -> TaskId:
@@ -304,7 +306,7 @@ class Dashboard:
         more_queues: how many further queues there are.
         workers: the first workers: lost and troubled ones, then the others by name.
         more_workers: how many further workers there are.
-        failures: the latest attempts that did not succeed, newest first.
+        failures: the latest attempts that did not succeed, newest first; alike ones in one line.
     """
 
     now: fields.Moment

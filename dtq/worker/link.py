@@ -339,7 +339,7 @@ class Link:
         self._supervisor.shortage.look()
         try:
             self._reporting.note_slots(time.time(), self._measures.of(slots))
-        except DtqError as error:  # the next report meets what hinders it
+        except Exception as error:  # noqa: BLE001 - as above: nothing of it may end the worker
             log.debug("the slots were not accounted for: %s", error)
 
     def _gather(self) -> None:

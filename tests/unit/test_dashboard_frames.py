@@ -97,6 +97,10 @@ def test_first_screen_has_the_numbers_that_the_coordinator_says() -> None:
     assert re.search(r"1\.0s ago +1 +mod:work +1/4 +lab-1 +Broken: no", shown)
 
 
+def test_failures_of_one_kind_share_a_line_with_their_number() -> None:
+    assert "1,234 times Broken: no" in text(board(seen(failures=(failure(count=1_234),))), 120)
+
+
 def test_zeros_are_dim_and_states_alone_have_colours() -> None:
     quiet = seen(counts=Counts(), hour_done=0, hour_failed=0, alive=0, slots=0, busy=0, failures=(), workers=())
     assert looks(board(quiet), "0") == {Look.DIM}

@@ -71,6 +71,7 @@ class FakeLine:
 
     def note_slots(self, wall: float, slots: list[SlotUse]) -> None:
         self.accounts.append(slots)
+        raise RuntimeError("nobody wants to know")
 
     def reconnect(self) -> None:
         return None
