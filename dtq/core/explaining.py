@@ -110,6 +110,7 @@ def _obstacles(machine: Machine, view: TaskView, now: float, found: Findings) ->
                 found.advise(f"dtq limit set {name} --concurrency N", f"let more tasks of {name} run at once")
         elif waits and obstacle.kind is views.ObstacleKind.IN_LINE:
             found.reasons += _busy(machine, batch, now)
+            found.reasons += _unable(machine, batch)
             found.advise(f"dtq reprioritize {batch.number} -p 1", "let its batch overtake others")
             found.advise("dtq worker", "add slots, on this machine or another one")
 
@@ -168,6 +169,18 @@ def _busy(machine: Machine, batch: Batch, now: float) -> Iterator[str]:
     oldest = min(leases, key=attrgetter("since"))
     since = duration(max(0.0, now - oldest.since))
     yield f"busy: {', '.join(named)}{_others(len(functions))}; longest {_id(oldest)}, for {since}"
+
+
+def _unable(machine: Machine, batch: Batch) -> Iterator[str]:
+    """The workers that failed to run a batch's function (`core.quarantining`)."""
+    failed = [
+        worker.name
+        for worker in machine.queue_state.workers.values()
+        if worker.quarantine is not None and batch.entry.number in worker.quarantine.specs
+    ]
+    if failed:
+        named = f"{', '.join(sorted(failed)[:NAMED])}{_others(len(failed))}"
+        yield f"{named} could not run {batch.spec.function.name} of late: other workers come first"
 
 
 def _named(leases: list[Lease]) -> str:

@@ -240,3 +240,18 @@ def test_batch_is_explained_by_one_task_of_each_state(house: House) -> None:
         (State.RUNNING, 1),
         (State.DEAD, 1),
     ]
+
+
+def test_worker_that_could_not_run_the_function_is_named(house: House) -> None:
+    # Given a worker that lacks a module, and another one that is busy
+    client, lacking, busy = house.client(), house.worker("lab-1"), house.worker("lab-2")
+    first = client.submit(function="work:long")
+    grant = busy.fetch_one()
+    busy.exchange(holding=(Holding(token=grant.token, started=0),))
+    batch = client.submit(function="work:rare")
+    lacking.fail(lacking.fetch_one(), exception="ModuleNotFoundError", unable=True)
+
+    # When the task waits for the other one, Then the first one is named
+    until("the task is due again", lambda: client.service.task(batch, 0).state is State.PENDING)
+    assert "lab-1 could not run work:rare of late: other workers come first" in explained(house, batch).reasons
+    assert not any("could not run" in reason for reason in explained(house, first).reasons)
