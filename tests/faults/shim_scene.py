@@ -146,8 +146,10 @@ def insisted(call: Callable[[], Any]) -> Any:
     return None
 
 
-def look(path: Path, acknowledged: int, references: list[dict[str, Any]]) -> str:
-    """What is wrong with a store after so many acknowledged commits; the next one may have got through."""
+def look(path: Path, acknowledged: int, references: list[dict[str, Any]], *, full: bool = False) -> str:
+    """What is wrong with a store after so many acknowledged commits; the next one may have got through. If the disk was
+    full, what tasks had printed may be left out.
+    """
     engine = SqliteEngine(path)
     said = engine.open()
     found = last_batch(engine, COMMITS)
@@ -166,9 +168,10 @@ def look(path: Path, acknowledged: int, references: list[dict[str, Any]]) -> str
     if found not in (acknowledged, acknowledged + 1):
         return f"{acknowledged} commits were acknowledged, {found} are there"
     then = references[found]
-    return "".join(
-        f"after {found} commits: {what}: {now[what]}, not {then[what]}" for what in now if now[what] != then[what]
-    )
+    wrong = [what for what in now if now[what] != then[what]]
+    if full:
+        wrong = [what for what in wrong if now[what] or not what.startswith("output ")]
+    return "".join(f"after {found} commits: {what}: {now[what]}, not {then[what]}" for what in wrong)
 
 
 def references(place: Path) -> list[dict[str, Any]]:
@@ -213,7 +216,7 @@ def fail(place: Path, calls: Iterable[int], error: int, length: int) -> list[str
             shim.arm(n, shim.FAIL, error, length)
             live_with_failures(path)
             shim.arm(0, shim.COUNT)
-            problem = look(path, COMMITS, [*said, {}])
+            problem = look(path, COMMITS, [*said, {}], full=error == errno.ENOSPC)
             assert not problem, problem
 
         if forked(act) != 0:
