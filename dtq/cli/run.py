@@ -448,7 +448,7 @@ def _submit(
 def _submit_one(
     queue: ClientCore, job: Job, settings: CommandSettings, terms: Any, shape: _Shape, log: joblog.Joblog | None
 ) -> None:
-    handle = accepted(queue, submit_one(queue, FUNCTION, terms, (job.words, settings), {}))
+    handle = accepted(queue, submit_one(queue, FUNCTION, terms, (job.words, _sent(settings)), {}))
     if not shape.waiting:
         print_id(handle, handle.id, shape.as_json, shape.quiet)
         return
@@ -463,7 +463,12 @@ def _log(stack: ExitStack, shape: _Shape, settings: CommandSettings) -> joblog.J
     return stack.enter_context(joblog.written(shape.log, len(settings.stdin), going_on=shape.goes_on))
 
 
-def _shared(queue: ClientCore, settings: CommandSettings) -> CommandSettings | Reference:
+def _sent(settings: CommandSettings) -> CommandSettings | str:
+    """The settings as a call has them: the directory alone, if that is all."""
+    return settings.cwd if settings == CommandSettings(cwd=settings.cwd) else settings
+
+
+def _shared(queue: ClientCore, settings: CommandSettings) -> CommandSettings | str | Reference:
     """The settings, as each call of a batch has them: put once if they are large."""
     size = len(settings.stdin) + sum(len(name) + len(value) for name, value in settings.env)
-    return settings if size < _LARGE else queue.put(settings, TTL_S)
+    return _sent(settings) if size < _LARGE else queue.put(settings, TTL_S)

@@ -34,12 +34,12 @@ _LOOK_S: Final = 0.05
 _NO_SETTINGS: Final = CommandSettings()
 
 
-def run(words: Sequence[str] | str, settings: CommandSettings = _NO_SETTINGS, sequence: int = 0) -> CommandResult:
+def run(words: Sequence[str] | str, settings: CommandSettings | str = _NO_SETTINGS, sequence: int = 0) -> CommandResult:
     """Run a command to its end.
 
     Args:
         words: the command and its arguments; or a text, as a line for the shell.
-        settings: its directory, environment, standard input, and the kept bytes of its output.
+        settings: its directory, environment, standard input, and the kept bytes of its output; or its directory alone.
         sequence: its number among the commands of its submission, from 1; 0 for the only one. It finds it in
             ``DTQ_SEQ``.
 
@@ -49,6 +49,8 @@ def run(words: Sequence[str] | str, settings: CommandSettings = _NO_SETTINGS, se
     Raises:
         CommandFailed: it ended with another exit code, by a signal, or could not be started.
     """
+    if isinstance(settings, str):
+        settings = CommandSettings(cwd=settings)
     argv = (*SHELL, words) if isinstance(words, str) else tuple(words)
     worker, variables = _surroundings(sequence)
     outputs = KeptOutput(settings.keep_output), KeptOutput(settings.keep_output)

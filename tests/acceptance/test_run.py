@@ -176,13 +176,18 @@ def test_output_comes_as_it_is_printed(cluster: Home) -> None:
 
 
 def test_live_output_ends_with_its_reader(cluster: Home) -> None:
-    words = f"{sys.executable} -m dtq run --wait --live --shell 'while :; do echo y; sleep 0.05; done'"
+    words = f"{sys.executable} -m dtq run --wait --live --shell 'while [ ! -e enough ]; do echo y; sleep 0.05; done'"
     line = f"{words} | head -n 2; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", line], env=cluster.environment, cwd=cluster.work, capture_output=True, timeout=30, check=True
+        ["bash", "-c", line],
+        env=cluster.environment,
+        cwd=cluster.work,
+        capture_output=True,
+        timeout=DEADLINE_S,
+        check=True,
     )
     assert done.stdout == b"y\ny\n141\n"
-    assert cluster.dtq("cancel", "--state", "running", "--yes").process.returncode == 0
+    (cluster.work / "enough").write_text("")
 
 
 def test_what_a_command_leaves_running_ends_with_it(cluster: Home) -> None:

@@ -44,6 +44,7 @@ def test_what_cannot_be_started_says_why() -> None:
     assert failed("/etc")[1].exit_code == 126
     error, result = failed("echo", "x" * 3_000_000)
     assert (result.exit_code, "Argument list too long" in str(error)) == (126, True)
+    assert run(("pwd",), "/").stdout == b"/\n"
     error, _ = failed("true", settings=CommandSettings(cwd="/not/there"))
     assert "there is no directory /not/there on this machine; --cwd names another" in str(error)
 
