@@ -188,6 +188,7 @@ def test_live_output_ends_with_its_reader(cluster: Home) -> None:
     )
     assert done.stdout == b"y\ny\n141\n"
     (cluster.work / "enough").write_text("")
+    until(lambda: not cluster.data("stats")["stats"]["tasks"]["running"], "the command to end")
 
 
 def test_what_a_command_leaves_running_ends_with_it(cluster: Home) -> None:
