@@ -31,11 +31,12 @@ def which(ids: tuple[str, ...], everything: bool, filtered: bool) -> None:
         raise click.UsageError("name ids, or use filters, or --all.", click.get_current_context())
 
 
-def agreed(question: Callable[[], str], *, yes: bool, no_input: bool, final: bool = False) -> bool:
+def agreed(question: str, count: Callable[[], str], *, yes: bool, no_input: bool, final: bool = False) -> bool:
     """Whether a verb on what filters match may go ahead.
 
     Args:
-        question: makes the question, without its mark; called if it is asked.
+        question: the question without its mark, with ``{}`` for the count.
+        count: counts what matches, in words; called if there is something to ask. Nothing is asked about nothing.
         yes: whether the answer is yes.
         no_input: whether nothing is asked: then the answer is no, unless it is yes.
         final: whether what the verb does cannot be undone: then a script has to say yes.
@@ -43,13 +44,17 @@ def agreed(question: Callable[[], str], *, yes: bool, no_input: bool, final: boo
     Raises:
         click.UsageError: nothing can be asked, and the answer is no.
     """
-    if yes:
-        return True
     terminal = sys.stdin.isatty() and sys.stderr.isatty()
-    if no_input or (final and not terminal):
-        asked = question()
+    asks = terminal and not no_input
+    if yes or not (asks or no_input or final):
+        return True
+    found = count()
+    if found.startswith("0 ") and not final:
+        return True
+    asked = question.format(found)
+    if not asks:
         raise click.UsageError(f"this would {asked[0].lower()}{asked[1:]}; add --yes.", click.get_current_context())
-    return not terminal or click.confirm(f"{question()}?", err=True)
+    return click.confirm(f"{asked}?", err=True)
 
 
 def how_many(queue: Service, selection: Selection, *, ended: bool = False) -> str:

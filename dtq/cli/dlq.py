@@ -194,7 +194,7 @@ def retry(
         if dry_run:
             write(f"{_count(coordinator, selection)} would be put back")
             return
-        if not ids and not agreed(lambda: f"Put {_count(coordinator, selection)} back", yes=yes, no_input=no_input):
+        if not ids and not agreed("Put {} back", lambda: _count(coordinator, selection), yes=yes, no_input=no_input):
             say("nothing was put back.")
             return
         done = coordinator.retry_dead(selection)
@@ -239,7 +239,7 @@ def purge(
             write(f"{_count(coordinator, selection)} would be purged")
             return
         if not agreed(
-            lambda: f"Purge {_count(coordinator, selection)} for good", yes=yes, no_input=no_input, final=True
+            "Purge {} for good", lambda: _count(coordinator, selection), yes=yes, no_input=no_input, final=True
         ):
             say("nothing was purged.")
             return

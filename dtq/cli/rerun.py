@@ -53,9 +53,8 @@ def rerun(
     which(ids, everything, selection != NO_FILTERS)
     selection = Selection(ids=selected(ids), limit=0) if ids else selection
     with service(addresses, authkey_file) as queue:
-        asked = "" if ids else "Submit {} once more"
-        if asked and not agreed(
-            lambda: asked.format(how_many(queue, selection, ended=True)), yes=yes, no_input=no_input
+        if not ids and not agreed(
+            "Submit {} once more", lambda: how_many(queue, selection, ended=True), yes=yes, no_input=no_input
         ):
             say("nothing was submitted.")
             return

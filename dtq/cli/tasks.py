@@ -186,7 +186,7 @@ def cancel(
     selection = filtered(**filters)
     which(ids, everything, selection != NO_FILTERS)
     with service(addresses, authkey_file) as queue:
-        if not ids and not agreed(lambda: f"Cancel {how_many(queue, selection)}", yes=yes, no_input=no_input):
+        if not ids and not agreed("Cancel {}", lambda: how_many(queue, selection), yes=yes, no_input=no_input):
             say("nothing was cancelled.")
             return
         report = cancel_all(queue, Selection(ids=selected(ids), limit=0) if ids else selection)
@@ -235,7 +235,7 @@ def reprioritize(
     which(ids, everything, selection != NO_FILTERS)
     with service(addresses, authkey_file) as queue:
         if not ids and not agreed(
-            lambda: f"Give {how_many(queue, selection)} the priority {priority}", yes=yes, no_input=no_input
+            f"Give {{}} the priority {priority}", lambda: how_many(queue, selection), yes=yes, no_input=no_input
         ):
             say("nothing was changed.")
             return

@@ -189,6 +189,16 @@ def test_verbs_on_what_filters_match_ask_on_a_terminal_with_the_count(
     assert run([*verb, "--all", "--no-input"]) == 2
 
 
+def test_nothing_is_asked_about_nothing(noted: NotedCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted.answers |= {"tasks": [], "cancel": CancelReport(cancelled=0, stopping=0, finished=0)}
+    errors = Terminal()
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    monkeypatch.setattr("sys.stderr", errors)
+    assert run(["cancel", "--label", "x"]) == 0
+    assert run(["cancel", "--label", "x", "--no-input"]) == 0
+    assert errors.getvalue() == ""
+
+
 def test_rerun_prints_the_new_ids(noted: NotedCoordinator, capsys: Captured) -> None:
     made = (Rerun(earlier=17, batch=20, tasks=2), Rerun(earlier=18, batch=21, tasks=1))
     noted.answers["rerun"] = RerunReport(tasks=3, batches=made)
