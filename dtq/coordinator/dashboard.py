@@ -114,6 +114,7 @@ def _queue(c: Coordinator, queue: QueueNumbers, depths: Depths, now: float) -> Q
         blocked=queue.blocked,
         oldest_s=None if oldest_at is None else max(0.0, now - oldest_at),
         depths=depths.of(queue.name, queue.waiting) if queue.waiting else (),
+        done_per_min=c.paces.per_minute(queue.name, now, c.machine.queue_state.tally.done),
         workers=queue.workers,
         paused=how.paused,
         draining=how.draining,

@@ -26,6 +26,7 @@ from dtq.coordinator.committer import Committer, Generation
 from dtq.coordinator.cron import CronCalendar
 from dtq.coordinator.history import Recorder, Totals
 from dtq.coordinator.lost_workers import LostWorkers
+from dtq.coordinator.paces import Paces
 from dtq.coordinator.printing import Printing
 from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
@@ -198,6 +199,7 @@ class Coordinator:
         if self.machine.queue_state.open:
             self._orphans_at = self.started_at + _ORPHANS_S
         self.history = Recorder(self.started_at, self.totals())
+        self.paces = Paces(self.started_at, self.machine.queue_state.tally.done)
         self.committer = Committer(
             self.engine,
             self.lock,
@@ -463,6 +465,7 @@ class Coordinator:
     def _record(self, now: float) -> None:
         if self.history.due_at is not None and self.history.due_at <= now:
             self.history.sample(now, self.totals())
+            self.paces.mark(now, self.machine.queue_state.tally.done)
 
     def _run_schedules(self, now: float) -> None:
         if self.machine.schedules and not self.stopping:

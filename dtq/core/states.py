@@ -96,12 +96,18 @@ class IllegalMove(Exception):
 _QUEUED: Final = (State.BLOCKED, State.SCHEDULED, State.PENDING, State.RUNNING)
 
 
+#: Most queues of which the succeeded tasks are counted.
+_MOST_DONE: Final = 20_000
+
+
 class Tally:
     """Counts tasks by state, in all and for each queue, while it moves them."""
 
     def __init__(self) -> None:
         self._all: dict[State, int] = dict.fromkeys(State, 0)
         self._queues: dict[str, dict[State, int]] = {}
+        #: Succeeded tasks by queue, since this start or since there were too many names.
+        self.done: dict[str, int] = {}
 
     def move(self, queue: str, state: State | None, move: Move, count: int = 1) -> State | None:
         """Move tasks of a queue that are in one state.
@@ -135,6 +141,10 @@ class Tally:
             counts[state] += count
             if counts[state] == 0 and not any(counts.values()):
                 del self._queues[queue]
+        elif state is State.SUCCEEDED and count > 0:
+            self.done[queue] = self.done.get(queue, 0) + count
+            if len(self.done) > _MOST_DONE:
+                self.done.clear()
 
     def __getitem__(self, state: State) -> int:
         return self._all[state]

@@ -102,6 +102,7 @@ class QueueLine:
         scheduled: how many wait for a time.
         blocked: how many wait for other tasks.
         oldest_s: age of the oldest ready task, since its submission; None if none waits.
+        done_per_min: tasks that succeed in a minute, as in the last one.
         depths: ready tasks by priority, the most urgent first.
         workers: how many workers serve it.
         paused: whether it starts no tasks.
@@ -116,6 +117,7 @@ class QueueLine:
     oldest_s: fields.Measure | None
     depths: Annotated[tuple[Depth, ...], FEW]
     workers: fields.Count
+    done_per_min: fields.Measure = 0.0
     paused: bool = False
     draining: bool = False
 

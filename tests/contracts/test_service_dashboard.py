@@ -179,6 +179,7 @@ def test_history_counts_what_happened_by_the_second(house: House) -> None:
     assert seen.rates.submitted > 0
     assert seen.rates.done > 0
     assert seen.hour_done == 1
+    assert [(queue.name, queue.done_per_min > 0) for queue in seen.queues] == [("default", True)]
 
     def recorded() -> bool:
         seconds = client.service.dashboard(0.0).history[0]

@@ -92,6 +92,9 @@ def test_first_screen_has_the_numbers_that_the_coordinator_says() -> None:
     assert re.search(r"\n3 +1 +0 +200 +34 +2 +1 +1/2\n", shown)
     assert re.search(r"\n1m01s old +1\.5/s +0\.2/s +50%\n", shown)
     assert re.search(r"default +3 +1 .* 1m01s +1 +P5 3", shown)
+    assert re.search(
+        r"DONE/MIN .*\ndefault .* 1m01s +240 +1", text(board(seen(queues=(queue(done_per_min=239.7),))), 120)
+    )
     assert re.search(r"lab-1 +working +██·· 1/2 ", shown)
     assert re.search(r"slot 1 +97% +64M +12s 17\.1 mod:work", shown)
     assert re.search(r"1\.0s ago +1 +mod:work +1/4 +lab-1 +Broken: no", shown)
