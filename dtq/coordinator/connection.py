@@ -28,6 +28,7 @@ from dtq.coordinator import (
     steering,
     submitting,
 )
+from dtq.coordinator.committer import Generation
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
@@ -238,7 +239,6 @@ class Connection:
             grants = self._await(state, fetch, exchange.wait_s, told=bool(answer.drop))
             cancel = tuple(fetch.cancel)
         else:
-            self._record(leases)
             grants = grants_of(c, leases, large=False, inline=state.hello.inline)
             cancel = tuple(answer.cancel[:MOST_CANCELS])
         return Orders(
@@ -273,12 +273,15 @@ class Connection:
             c.ticker.by(c.machine.queue_state.waiting.next_at())
             c.ticker.by(c.machine.queue_state.probe_at)
             told = bool(exchange.succeeded or exchange.failed or exchange.released)
-            ticket = c.committer.ticket() if told else None
+            ticket = c.committer.ticket() if told or leases else None
             if told:
                 state.reported = ticket
             else:
                 c.committer.soon()
-        c.committer.settle(ticket)
+        if told:
+            c.committer.settle(ticket)
+        else:
+            self._record(leases, ticket)
         return answer, fetch, leases
 
     def note_slots(self, wall: float, slots: list[SlotUse]) -> None:
@@ -345,7 +348,7 @@ class Connection:
         cancel = c.untold(state)
         leases = c.lease(state.hello.session, now, call) if c.sessions.may_take(state) else []
         waits = wait and not leases and not cancel and state.hello.session not in c.printing.untold
-        fetch = Fetch(leases, cancel, waits=waits, call=call)
+        fetch = Fetch(leases, cancel, waits=waits, call=call, ticket=c.committer.ticket() if leases else None)
         if waits:
             c.sessions.fetching[state.hello.session] = fetch
         return fetch
@@ -368,17 +371,15 @@ class Connection:
             with c.lock:
                 if c.sessions.fetching.get(state.hello.session) is fetch:
                     del c.sessions.fetching[state.hello.session]
-        self._record(fetch.leases)
+        self._record(fetch.leases, fetch.ticket)
         # Other orders must not be delayed by a large answer.
         return grants_of(c, fetch.leases, large=not (fetch.cancel or told), inline=state.hello.inline)
 
-    def _record(self, leases: list[Lease]) -> None:
+    def _record(self, leases: list[Lease], ticket: Generation | None) -> None:
         """Write leases that count against limits or hold units, before their worker begins: a coordinator that is
         killed must not grant the same room once more. On a full disk such work goes on unwritten."""
         bounded = self._c.machine.queue_state.limits.buckets.keys()
         if any([lease.units or not bounded.isdisjoint(lease.batch.limits) for lease in leases]):
-            with self._c.lock:
-                ticket = self._c.committer.ticket()
             with contextlib.suppress(StoreError):
                 self._c.committer.settle(ticket)
 

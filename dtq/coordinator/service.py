@@ -296,7 +296,7 @@ class Coordinator:
             may_take = self.sessions.may_take(self.sessions.by_id[session])
             leases = [] if not may_take else self.lease(session, now, fetching[session].call)
             if leases:
-                fetching.pop(session).serve(leases, [])
+                fetching.pop(session).serve(leases, [], self.committer.ticket())
 
     def lease(self, session: str, now: float, call: int = 0, *, by_report: bool = False) -> list[Lease]:
         """Grant as much as a worker has room for (`Machine.lease`).

@@ -47,20 +47,31 @@ class Fetch:
         cancel: its answer's cancellations.
         waits: whether the answer is still empty.
         call: its number (`Exchange.call`).
+        ticket: the commit after which the leases are durable; None if nothing is to be written.
     """
 
-    __slots__ = ("_served", "call", "cancel", "leases")
+    __slots__ = ("_served", "call", "cancel", "leases", "ticket")
 
-    def __init__(self, leases: list[Lease], cancel: list[Cancellation], *, waits: bool, call: int = 0) -> None:
+    def __init__(
+        self,
+        leases: list[Lease],
+        cancel: list[Cancellation],
+        *,
+        waits: bool,
+        call: int = 0,
+        ticket: Generation | None = None,
+    ) -> None:
         self.call = call
         self.leases = leases
         self.cancel = cancel
+        self.ticket = ticket
         self._served = threading.Event() if waits else None
 
-    def serve(self, leases: list[Lease], cancel: list[Cancellation]) -> None:
+    def serve(self, leases: list[Lease], cancel: list[Cancellation], ticket: Generation | None = None) -> None:
         """Answer the waiting call."""
         assert self._served is not None
         self.leases = leases
+        self.ticket = ticket
         self.cancel = cancel
         self._served.set()
 

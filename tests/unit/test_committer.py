@@ -16,6 +16,8 @@ from dtq.engines.base import Committed
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import ShuttingDown, StoreError, StoreFull, UnknownId
 from dtq.model import pages
+from dtq.model.limits import Limit
+from dtq.model.messages import Succeeded
 from dtq.model.resources import needs
 from dtq.model.snapshots import Counts, Selection
 from dtq.model.states import State
@@ -112,6 +114,31 @@ def test_work_is_granted_without_waiting_for_the_disk(held: Held) -> None:
 
     assert pages.unpack(grant.arguments) == [b"0"]
     assert not call.done()
+
+
+def test_work_that_counts_against_a_limit_is_granted_after_the_commit_that_has_it(held: Held) -> None:
+    # Given a limit, a task that counts against it and runs, and one that waits
+    house, engine = held
+    client, hand = house.client(), house.worker()
+    client.service.set_limit(Limit(name="api", concurrency=1))
+    client.submit(2, limits=("api",))
+    first = hand.fetch_one()
+    house.coordinator.flush()
+    before = len(engine.commits)
+    # When a report brings its end, and is to bring the other one
+    engine.hold()
+    hand.held.clear()
+    done = Succeeded(token=first.token, lo=0, results=first.arguments, seconds=60.0)
+    reporting = house.begin(lambda: hand.exchange(succeeded=(done,), more=True))
+    assert engine.reached.wait(DEADLINE_S)
+    tally = house.coordinator.machine.queue_state.tally
+    assert tally[State.RUNNING] == 1
+    assert not reporting.done()
+    engine.go_on()
+    # Then the answer comes with that commit, and needs no other
+    (second,) = reporting.result(DEADLINE_S).grants
+    assert second.lo == 1
+    assert len(engine.commits) == before + 1
 
 
 def test_look_at_what_is_being_written_waits_for_that_and_for_nothing_more(held: Held) -> None:
