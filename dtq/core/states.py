@@ -96,6 +96,8 @@ class IllegalMove(Exception):
 _QUEUED: Final = (State.BLOCKED, State.SCHEDULED, State.PENDING, State.RUNNING)
 
 
+#: Looked up once: it is asked for in every move.
+_SUCCEEDED: Final = State.SUCCEEDED
 #: Most queues of which the succeeded tasks are counted.
 _MOST_DONE: Final = 20_000
 
@@ -141,10 +143,11 @@ class Tally:
             counts[state] += count
             if counts[state] == 0 and not any(counts.values()):
                 del self._queues[queue]
-        elif state is State.SUCCEEDED and count > 0:
-            self.done[queue] = self.done.get(queue, 0) + count
-            if len(self.done) > _MOST_DONE:
+        elif state is _SUCCEEDED:
+            done = self.done.get(queue)
+            if done is None and len(self.done) >= _MOST_DONE:
                 self.done.clear()
+            self.done[queue] = (done or 0) + count
 
     def __getitem__(self, state: State) -> int:
         return self._all[state]
