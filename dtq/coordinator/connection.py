@@ -327,6 +327,9 @@ class Connection:
 
     def _note(self, state: SessionState, exchange: Exchange, now: float, *, overtaken: bool) -> None:
         state.seen_at = now
+        if exchange.printed:  # also of an overtaken report: it is not repeated
+            leases = self._c.machine.leases_of(state.hello.session)
+            self._c.printing.told(state.hello.session, exchange.printed, leases)
         if overtaken:
             return
         state.draining = exchange.capacity == 0 and not exchange.trouble
@@ -335,8 +338,6 @@ class Connection:
         leases = self._c.machine.leases_of(state.hello.session)
         if state.progress:
             state.progress = {at: done for at, done in state.progress.items() if at[0] in leases}
-        if exchange.printed:
-            self._c.printing.told(state.hello.session, exchange.printed, leases)
         for said in exchange.progress:
             lease = leases.get(said.token)
             if lease is not None and lease.lo <= said.index < lease.hi:  # it cannot report other workers' tasks

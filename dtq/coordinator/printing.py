@@ -47,10 +47,15 @@ class LiveTask:
         self._pieces: deque[tuple[int, bytes]] = deque()
         self._size = 0
 
+    @property
+    def end(self) -> int:
+        """The offset behind the last known byte."""
+        return self._pieces[-1][0] + len(self._pieces[-1][1]) if self._pieces else 0
+
     def add(self, offset: int, data: bytes) -> None:
         """Add bytes that the worker reports; those before the end of the known ones are known."""
         self.known = True
-        end = self._pieces[-1][0] + len(self._pieces[-1][1]) if self._pieces else 0
+        end = self.end
         data = data[max(0, end - offset) :]
         if data:
             self._pieces.append((max(offset, end), data))
@@ -116,7 +121,7 @@ class Printing:
         self.untold.discard(session)
         return tuple(
             [
-                Followed(token=task.token, index=task.index)
+                Followed(token=task.token, index=task.index, known=task.known, offset=task.end)
                 for task in self._tasks.values()
                 if task.session == session and task.until >= now
             ]

@@ -427,10 +427,19 @@ class PrintedNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
-    """A task that a worker holds, and whose output somebody follows."""
+    """A task that a worker holds, and whose output somebody follows.
+
+    Attributes:
+        token: the lease.
+        index: the task's index in its batch.
+        known: whether the coordinator has heard of its output.
+        offset: number of bytes up to which it has.
+    """
 
     token: fields.Token
     index: fields.Index
+    known: bool = False
+    offset: fields.Offset = 0
 
 
 def _spoilt(token: int, index: int, why: str) -> Failed:

@@ -37,10 +37,15 @@ class LiveOutput:
         return bool(self._followed)
 
     def add(self, followed: Iterable[Followed]) -> None:
-        """Follow further tasks."""
+        """Follow further tasks, and go back to where the coordinator is, which may be another one now."""
         for task in followed:
-            if len(self._followed) < MOST_FOLLOWED:
-                self._news = self._followed.setdefault((task.token, task.index)) is None or self._news
+            at = (task.token, task.index)
+            if at not in self._followed and len(self._followed) >= MOST_FOLLOWED:
+                continue
+            before = self._followed.get(at)
+            sent = None if not task.known else task.offset if before is None else min(before, task.offset)
+            self._news = self._news or sent is None or sent != before
+            self._followed[at] = sent
 
     def only(self, followed: Iterable[Followed]) -> None:
         """Follow these tasks; and those whose first report was not made yet: its sender may not have known of them."""
@@ -73,7 +78,7 @@ class LiveOutput:
         self._next_at = time.monotonic() + EVERY_S
         room = MOST
         told: list[PrintedNow] = []
-        slots = [child for child in children if child.running() is not None]
+        slots = list(children)
         for (token, index), sent in self._followed.items():
             said = next((said for child in slots if (said := _since(child, token, index, sent, room))), None)
             if said is None and sent is None and token in held:
@@ -99,11 +104,11 @@ class LiveOutput:
 
 
 def _since(child: Child, token: int, index: int, sent: int | None, room: int) -> PrintedNow | None:
-    """What a task has printed since then, if this slot runs it and there is news."""
-    running = child.running()
-    if running is None or (running[0].token, running[1]) != (token, index):
+    """What a task has printed since then, if this slot has its lease and there is news."""
+    chunk = child.holding(token)  # not `running`, which is as of the last look
+    if chunk is None:
         return None
-    kept = child.output.kept(running[0].serial_of(index))
+    kept = child.output.kept(chunk.serial_of(index))
     if kept is None or kept.size == sent:
         return None
     offset, data = kept.printed(index).since(sent or 0, room)

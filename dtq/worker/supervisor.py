@@ -499,8 +499,12 @@ class Supervisor:
         output.write()
         if self.live:
             with self.lock:
-                if self.live.printed():
-                    self.news.notify_all()
+                self._note_printed()
+
+    def _note_printed(self) -> None:
+        """Note that output was read; somebody may follow it. Under the lock."""
+        if self.live.printed():
+            self.news.notify_all()
 
     def _look_around(self) -> None:
         """Handle everything that may be due, and plan the next round."""
@@ -569,6 +573,8 @@ class Supervisor:
             if events & selectors.EVENT_WRITE:
                 self._pump(child)
             noticed = self._take(child, gathered.messages, gathered.breach, now)
+            if self.live:
+                self._note_printed()
             if gathered.closed and not child.retired:
                 self._selector.unregister(child.channel)
                 child.retired = child.broken = True

@@ -116,7 +116,8 @@ def test_worker_is_asked_only_while_somebody_follows_and_what_it_says_arrives(ho
     wanted = (Followed(token=grant.token, index=0),)
     assert fetch.result(DEADLINE_S).follow == wanted
     said = PrintedNow(token=grant.token, index=0, offset=0, data=b"hello ")
-    assert hand.exchange(printed=(said,)).follow == wanted
+    known = (Followed(token=grant.token, index=0, known=True, offset=6),)
+    assert hand.exchange(printed=(said,)).follow == known
     part = asked.result(DEADLINE_S)
     assert (part.attempt, part.data, part.over, part.state) == (1, b"hello ", False, State.RUNNING)
 

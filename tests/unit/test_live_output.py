@@ -23,14 +23,14 @@ class Chunk:
 
 
 class Child:
-    """A slot that runs task 2 of lease 7."""
+    """A slot that has lease 7, and runs task 2 of it."""
 
     def __init__(self) -> None:
         self.output = self
         self.printed = TaskOutput(1000)
 
-    def running(self) -> tuple[Any, int, float]:
-        return Chunk(), 2, 0.0
+    def holding(self, token: int) -> Chunk | None:
+        return Chunk() if token == 7 else None
 
     def kept(self, serial: int) -> TaskOutput | None:
         return self.printed if serial == 2 and self.printed.size else None
@@ -114,3 +114,22 @@ def test_output_that_breaks_a_rule_is_dropped_alone() -> None:
     arrived = made.decode(made.plain(report))
     # Then the results are there, and the other output
     assert (arrived.results, arrived.printed) == (report.results, (sound,))
+
+
+def test_coordinator_that_knows_less_is_told_again() -> None:
+    live, child = LiveOutput(), Child()
+    live.add([Followed(token=7, index=2)])
+    child.printed.add(b"before the restart")
+    assert told(live, child) == [(0, b"before the restart")]
+    live.arrived()
+    # When another coordinator asks for the same task, and when one has lost the end
+    live.only([Followed(token=7, index=2)])
+    assert told(live, child) == [(0, b"before the restart")]
+    live.arrived()
+    live.only([Followed(token=7, index=2, known=True, offset=7)])
+    assert told(live, child) == [(7, b"the restart")]
+    live.arrived()
+    # Then one that knows all is told nothing
+    live.only([Followed(token=7, index=2, known=True, offset=18)])
+    assert told(live, child) == []
+    assert live.due_at is None
