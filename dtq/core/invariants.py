@@ -9,6 +9,7 @@ from typing import TypeVar
 from dtq.core import wall_moments
 from dtq.core.batches import Batch
 from dtq.core.changes import Parent
+from dtq.core.elements import WAITING
 from dtq.core.heap import RunHeap, Tops
 from dtq.core.limits import Bucket
 from dtq.core.lines import Group, Standing
@@ -307,6 +308,13 @@ def _comes_up(front: Tops[K], name: K, heap: RunHeap, parts: int = 3) -> bool:
     return waits is None or (place is not None and place[:parts] <= waits[:parts])
 
 
+def _is_unstarted(batch: Batch) -> bool:
+    """Whether tasks of a batch have not started, and may be cancelled for that."""
+    if batch.flow is None or batch.flow.lapsed:
+        return False
+    return batch.fresh > 0 or any(task.attempt == 0 and task.state in WAITING for task in (batch.tasks or {}).values())
+
+
 def _check_moments(machine: Machine) -> None:
     """Whatever waits for a time has that time among those to come, and the next deadline is not behind it."""
     queue_state, deadline = machine.queue_state, machine.next_deadline()
@@ -321,7 +329,7 @@ def _check_moments(machine: Machine) -> None:
                 heap = wall if wall_moments.waits_for_wall(batch) else steady
                 due = _covered([(each[1], each[2], each[3]) for each in heap if each[:2] == (batch.due_at, number)])
                 assert due.get(number, set()) >= set(range(lo, hi)), f"{number}.{lo}: it is never due"
-        if batch.flow is not None and batch.flow.start_by is not None and not batch.flow.lapsed:
+        if batch.starts_by is not None and _is_unstarted(batch):
             assert any(each == number for _, each in starts), f"batch {number} never lapses"
     moments = [due[0] for due in steady] + [at for at, _ in starts]
     moments += [worker.expires_at for worker in queue_state.workers.values()]
