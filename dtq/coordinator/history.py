@@ -1,4 +1,5 @@
-"""The history of the queue: submitted, done and failed tasks of each of the last seconds and minutes, and the backlog.
+"""The history of the queue: submitted, done and failed tasks of each of the last seconds and minutes, the backlog, and
+the age of the oldest ready task.
 
 A fixed number of intervals, in arrays: memory does not grow, and nothing is done for a task. The ticker takes a sample
 of the machine's totals at the end of each second in which a commit was made, and of the one after. A queue in which
@@ -20,7 +21,7 @@ RATE_S: Final = 10
 
 
 class Totals(NamedTuple):
-    """Totals at one moment, since whenever; all but the backlog never fall.
+    """Totals at one moment, since whenever; all but the last two never fall.
 
     Attributes:
         submitted: accepted tasks.
@@ -29,6 +30,7 @@ class Totals(NamedTuple):
         died: tasks that became dead letters.
         lost: lost workers.
         backlog: waiting tasks.
+        oldest_ms: age of the oldest ready task in milliseconds; 0 if none waits.
     """
 
     submitted: int = 0
@@ -37,6 +39,7 @@ class Totals(NamedTuple):
     died: int = 0
     lost: int = 0
     backlog: int = 0
+    oldest_ms: int = 0
 
 
 class _Ring:
@@ -62,9 +65,11 @@ class _Ring:
         """End all intervals below a number: all that happened since the last sample happened in the last of them."""
         missed = range(max(self.next, upto - self.size), upto - 1)
         for number in missed:
-            self._set(number, Totals(backlog=before.backlog))
+            # What waits at the end was there before, too, if it is old enough.
+            oldest_ms = max(0, after.oldest_ms - 1_000 * self.step_s * (upto - 1 - number))
+            self._set(number, Totals(backlog=before.backlog, oldest_ms=oldest_ms))
         happened = [max(0, new - old) for new, old in zip(after, before, strict=True)]
-        self._set(upto - 1, Totals(*happened)._replace(backlog=after.backlog))
+        self._set(upto - 1, Totals(*happened)._replace(backlog=after.backlog, oldest_ms=after.oldest_ms))
         self.next = upto
 
     def _set(self, number: int, values: Sequence[int]) -> None:
@@ -81,7 +86,7 @@ class _Ring:
     def since(self, moment: float) -> History:
         """The ended intervals that end behind a moment."""
         count = self.next - int(moment // self.step_s) if moment > 0 else self.size
-        submitted, done, failed, _, lost, backlog = map(tuple, self.last(max(0, count)))
+        submitted, done, failed, _, lost, backlog, oldest_ms = map(tuple, self.last(max(0, count)))
         return History(
             step_s=self.step_s,
             end=float(self.next * self.step_s),
@@ -90,6 +95,7 @@ class _Ring:
             failed=failed,
             lost=lost,
             backlog=backlog,
+            oldest_ms=oldest_ms,
         )
 
 
@@ -130,7 +136,8 @@ class Recorder:
             if upto > ring.next:
                 ring.close(upto, self._before[place], totals)
                 if place == 0:  # one second in which nothing happened ends the plot; the next commit begins it again
-                    self.due_at = None if totals == self._before[0] else float(int(now) + 1)
+                    is_same = totals._replace(oldest_ms=0) == self._before[0]._replace(oldest_ms=0)
+                    self.due_at = None if is_same else float(int(now) + 1)
                 self._before[place] = totals
 
     def rates(self, now: float, totals: Totals) -> Rates:

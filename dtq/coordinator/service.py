@@ -34,6 +34,7 @@ from dtq.coordinator.values import PeerValues
 from dtq.core import operators, uniqueness
 from dtq.core.batches import Batch
 from dtq.core.changes import BatchesRead, Change, Expired, OwnExpired, Read
+from dtq.core.depths import oldest_ready_s
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.queue_state import Rules
@@ -464,7 +465,8 @@ class Coordinator:
 
     def _record(self, now: float) -> None:
         if self.history.due_at is not None and self.history.due_at <= now:
-            self.history.sample(now, self.totals())
+            oldest_s = oldest_ready_s(self.machine.queue_state, now)
+            self.history.sample(now, self.totals()._replace(oldest_ms=int(oldest_s * 1_000)))
             self.paces.mark(now, self.machine.queue_state.tally.done)
 
     def _run_schedules(self, now: float) -> None:

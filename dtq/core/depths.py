@@ -101,6 +101,26 @@ class Depths:
         return oldest
 
 
+def oldest_ready_s(queue_state: QueueState, now: float, looks: int = 100) -> float:
+    """The age of the oldest ready task of all queues, in seconds; 0 if none waits, or none is among the first looks.
+
+    Args:
+        queue_state: the state of the queue.
+        now: the time.
+        looks: how many lines and batches are looked at.
+    """
+    if not queue_state.tally[State.PENDING]:
+        return 0.0
+    first = next((b for b in islice(queue_state.batches.values(), looks) if _has_ready(b)), None)
+    since = now if first is None else first.submitted_at
+    for line in islice(queue_state.lines, looks):
+        top = line.plain.top()
+        batch = None if top is None else queue_state.batches.get(top.batch)
+        if batch is not None:
+            since = min(since, batch.submitted_at)
+    return max(0.0, now - since)
+
+
 def _has_ready(batch: Batch) -> bool:
     if batch.due_at is None and not batch.blocked and batch.next < batch.listed(batch.size):
         return True

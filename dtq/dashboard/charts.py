@@ -7,6 +7,7 @@ from math import ceil
 from typing import Final, NamedTuple
 
 from dtq.dashboard.lines import EMPTY, Line, Look, Span
+from dtq.dashboard.wording import age
 from dtq.model.dashboard import History
 
 #: Bars of eight heights; and without other characters than ASCII's.
@@ -18,6 +19,15 @@ PERIODS: Final = (("5 min", 300, 1), ("15 min", 900, 1), ("1 h", 3_600, 60), ("2
 _BESIDE: Final = 34
 
 
+def number(value: float) -> str:
+    """A number in few characters: ``0``, ``0.3``, ``12``, ``12,345``, ``1.2M``."""
+    if value >= 10_000_000:
+        return f"{value / 1e6:,.0f}M"
+    if value >= 10 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 0.05 else "<0.1"
+
+
 class Series(NamedTuple):
     """A series of the chart.
 
@@ -25,11 +35,13 @@ class Series(NamedTuple):
         name: its name.
         take: its values in a history.
         rate: whether the values are counts of intervals, shown a second; else levels, shown as they are.
+        shown: a value in few characters.
     """
 
     name: str
     take: Callable[[History], Sequence[int]]
     rate: bool = True
+    shown: Callable[[float], str] = number
 
 
 SERIES: Final = (
@@ -37,6 +49,7 @@ SERIES: Final = (
     Series("failed/s", lambda history: history.failed),
     Series("submitted/s", lambda history: history.submitted),
     Series("backlog", lambda history: history.backlog, rate=False),
+    Series("oldest", lambda history: history.oldest_ms, rate=False, shown=lambda value: age(value / 1_000)),
 )
 
 
@@ -69,6 +82,7 @@ def _joined(old: History, new: History) -> History:
         failed=joined(old.failed, new.failed),
         backlog=joined(old.backlog, new.backlog),
         lost=joined(old.lost, new.lost),
+        oldest_ms=joined(old.oldest_ms, new.oldest_ms),
     )
 
 
@@ -110,15 +124,6 @@ def bars(heights: Sequence[float], most: float, rows: int, blocks: str = BLOCKS)
     ]
 
 
-def number(value: float) -> str:
-    """A number in few characters: ``0``, ``0.3``, ``12``, ``12,345``, ``1.2M``."""
-    if value >= 10_000_000:
-        return f"{value / 1e6:,.0f}M"
-    if value >= 10 or value == int(value):
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 0.05 else "<0.1"
-
-
 def chart(
     history: Sequence[History], now: float, present: dict[str, float], period: int, columns: int, rows: int, blocks: str
 ) -> list[Line]:
@@ -148,8 +153,8 @@ def chart(
         for nth, text in enumerate(drawn):
             last = nth == rows - 1
             label = f"{series.name:<11} " if last else " " * 12
-            value = Span(f" {number(now_is):>9}" if last else " " * 10, look)
-            top = Span(f"  max {number(most)}" if last and most else "", Look.DIM)
+            value = Span(f" {series.shown(now_is):>9}" if last else " " * 10, look)
+            top = Span(f"  max {series.shown(most)}" if last and most else "", Look.DIM)
             found.append((Span(label), Span(text, Look.PLAIN), value, top))
     marked = marks(source, now, period_s, wide)
     if marked:

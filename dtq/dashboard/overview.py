@@ -97,6 +97,7 @@ def chart(board: Board, seen: Dashboard, columns: int, rows_each: int) -> list[L
         "failed/s": seen.rates.failed,
         "submitted/s": seen.rates.submitted,
         "backlog": float(waiting),
+        "oldest": 1_000 * (seen.oldest_s or 0.0),
     }
     return charts.chart(board.history, seen.now, present, board.period, columns, rows_each, board.blocks)
 

@@ -50,6 +50,7 @@ class History:
         failed: attempts that did not succeed.
         backlog: tasks that waited at the end of each interval.
         lost: workers that were lost.
+        oldest_ms: age of the oldest ready task at the end of each interval, in milliseconds; 0 if none waited.
     """
 
     step_s: fields.Seconds
@@ -59,6 +60,7 @@ class History:
     failed: Annotated[tuple[fields.Count, ...], ANSWERED] = ()
     backlog: Annotated[tuple[fields.Count, ...], ANSWERED] = ()
     lost: Annotated[tuple[fields.Count, ...], ANSWERED] = ()
+    oldest_ms: Annotated[tuple[fields.Count, ...], ANSWERED] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,5 +188,6 @@ def test_history_counts_what_happened_by_the_second(house: House) -> None:
     until("the second to be over", recorded, SOON_S)
     seconds = client.service.dashboard(0.0).history[0]
     assert seconds.backlog[-1] == 1
+    assert 0 < seconds.oldest_ms[-1] < 1_000 * SOON_S
     # And who asks for what is newer gets no more
     assert client.service.dashboard(seconds.end + 100).history[0].done == ()

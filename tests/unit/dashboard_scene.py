@@ -81,7 +81,15 @@ def task(number: int, count: int = 1, **parts: Any) -> TaskView:
 def history(step_s: int = 1, **series: tuple[int, ...]) -> History:
     length = max([len(values) for values in series.values()], default=0)
     empty = (0,) * length
-    whole = {"submitted": empty, "done": empty, "failed": empty, "backlog": empty, "lost": empty, **series}
+    whole = {
+        "submitted": empty,
+        "done": empty,
+        "failed": empty,
+        "backlog": empty,
+        "lost": empty,
+        "oldest_ms": empty,
+        **series,
+    }
     return History(step_s=step_s, end=NOW, **whole)
 
 

@@ -29,10 +29,11 @@ def test_seconds_and_minutes_have_what_happened_in_them() -> None:
 
 def test_pause_counts_for_its_end_and_is_filled() -> None:
     recorder = Recorder(T, Totals(backlog=7))
-    recorder.sample(T + 10, Totals(submitted=5, backlog=12))
+    recorder.sample(T + 10, Totals(submitted=5, backlog=12, oldest_ms=4_000))
     seconds = recorder.since(0.0)[0]
     assert seconds.submitted == (0,) * 9 + (5,)
     assert seconds.backlog == (7,) * 9 + (12,)
+    assert seconds.oldest_ms == (0,) * 6 + (1_000, 2_000, 3_000, 4_000)
 
 
 def test_memory_is_fixed_and_long_pauses_do_no_harm() -> None:
