@@ -19,8 +19,9 @@ from dtq.core.elements import cause
 from dtq.core.held import held_in
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
-from dtq.core.machine import Answer, Machine
+from dtq.core.machine import Machine
 from dtq.core.queue_state import Rules
+from dtq.core.reporting import Answer
 from dtq.core.restoring import restore
 from dtq.core.schedules import Entry
 from dtq.core.scheduling import run_due

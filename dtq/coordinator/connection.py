@@ -35,7 +35,7 @@ from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
 from dtq.coordinator.values import PeerValues
 from dtq.coordinator.vetting import report as vetting_of
 from dtq.core.leases import Lease
-from dtq.core.machine import Answer
+from dtq.core.reporting import Answer
 from dtq.errors import (
     InvalidValue,
     NotPermitted,

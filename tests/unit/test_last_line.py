@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dtq.coordinator import sessions
-from dtq.core import invariants, machine
+from dtq.core import granting, invariants
 from dtq.core.leases import chunk
 from dtq.core.machine import Machine
 from dtq.model.states import State
@@ -34,7 +34,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> float:
             raise ZeroDivisionError("a defect")
         return chunk(estimate_s, *others)
 
-    monkeypatch.setattr(machine, "chunk", strict)
+    monkeypatch.setattr(granting, "chunk", strict)
     return 0.666
 
 
