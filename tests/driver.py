@@ -246,7 +246,7 @@ class Driver:
         parts.setdefault("capacity", worker.capacity if worker is not None else 0)
         parts.setdefault("holding", tuple(Holding(token=token) for token in worker.leases) if worker else ())
         parts.setdefault("call", self.next_call())
-        answer = self.machine.exchange(session, Exchange(**parts), self.now)
+        answer = self.machine.reporting.exchange(session, Exchange(**parts), self.now)
         self.check()
         return answer
 
@@ -262,7 +262,7 @@ class Driver:
 
     def lease(self, session: str = "w1", call: int | None = None) -> list[Lease]:
         """Hand out what the worker has room for, in the answer to the call of that number, or to one of its own."""
-        leases = self.machine.lease(session, self.now, self.next_call() if call is None else call)
+        leases = self.machine.granting.lease(session, self.now, self.next_call() if call is None else call)
         self.check()
         return leases
 

@@ -258,7 +258,7 @@ class Connection:
             if c.sessions.by_id.get(state.hello.session) is not state:
                 raise SessionUnknown(state.hello.session)
             now = c.clock.now()
-            answer = c.machine.exchange(state.hello.session, exchange, now)
+            answer = c.machine.reporting.exchange(state.hello.session, exchange, now)
             self._note(state, exchange, now, overtaken=answer.overtaken)
             self._part(state, exchange)
             c.cache.add(answer.pages)
@@ -361,7 +361,7 @@ class Connection:
         c, session = self._c, state.hello.session
         if c.stopping or not c.sessions.may_take(state):
             return []
-        if session in c.sessions.fetching and c.machine.may_have_successors(session):
+        if session in c.sessions.fetching and c.machine.granting.may_have_successors(session):
             return []
         return c.lease(session, now, call, by_report=True)
 

@@ -77,7 +77,7 @@ def _grant(lease: Lease, lo: int, hi: int, page: bytes) -> Grant:
 
 def _cut(c: Coordinator, lease: Lease, hi: int) -> None:
     with c.lock:
-        c.machine.cut(lease, hi, c.clock.now())
+        c.machine.granting.cut(lease, hi, c.clock.now())
 
 
 def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, whatever: bool) -> bytes | None:

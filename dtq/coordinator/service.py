@@ -292,7 +292,9 @@ class Coordinator:
     def _hand_to(self, sessions: list[str], now: float) -> None:
         fetching = self.sessions.fetching
         for session in sessions:
-            if not (self.machine.queue_state.tally[State.PENDING] or self.machine.may_have_successors(session)):
+            if not (
+                self.machine.queue_state.tally[State.PENDING] or self.machine.granting.may_have_successors(session)
+            ):
                 continue
             may_take = self.sessions.may_take(self.sessions.by_id[session])
             leases = [] if not may_take else self.lease(session, now, fetching[session].call)
@@ -307,7 +309,7 @@ class Coordinator:
         """
         for _ in range(_SET_ASIDE):
             try:
-                leases = self.machine.lease(session, now, call, by_report=by_report)
+                leases = self.machine.granting.lease(session, now, call, by_report=by_report)
                 self.ticker.by(self.machine.queue_state.limits.next_at())
                 return leases
             except DtqError:

@@ -25,12 +25,12 @@ from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.queue_state import QueueState, Rules
 from dtq.core.recurrences import Calendar, NoCalendar
-from dtq.core.reporting import Answer, Reporting
+from dtq.core.reporting import Reporting
 from dtq.core.schedules import Schedules
 from dtq.core.states import Move
 from dtq.core.timing import Timing
 from dtq.errors import WorkerBroken
-from dtq.model.messages import Cancellation, Exchange, Submission, Succeeded
+from dtq.model.messages import Cancellation, Submission, Succeeded
 from dtq.model.options import Spec
 from dtq.model.resources import Offers
 from dtq.model.states import State
@@ -52,8 +52,10 @@ class Machine:
         self.queue_state = QueueState(rules, totals)
         #: The schedules, for which `core.scheduling` makes submissions.
         self.schedules = Schedules(self.queue_state.ledger, calendar or NoCalendar())
-        self._granting = Granting(self.queue_state, epoch)
-        self._reporting = Reporting(self.queue_state)
+        #: Grants tasks to workers.
+        self.granting = Granting(self.queue_state, epoch)
+        #: Applies the reports of workers.
+        self.reporting = Reporting(self.queue_state)
         self._timing = Timing(self.queue_state)
 
     # -- submitting ---------------------------------------------------------------------------------------------------
@@ -186,28 +188,12 @@ class Machine:
         """The running tasks of a worker that must be stopped."""
         return workers.cancelling(self.queue_state, session)
 
-    # -- granting and reporting ---------------------------------------------------------------------------------------
-
-    def lease(self, session: str, now: float, call: int = 0, *, by_report: bool = False) -> list[Lease]:
-        """Grant as much as a worker has room for, most urgent first (`core.granting`)."""
-        return self._granting.lease(session, now, call, by_report=by_report)
-
-    def cut(self, lease: Lease, hi: int, now: float) -> None:
-        """Shorten a new lease that is too large for one answer, to the tasks before ``hi``."""
-        self._granting.cut(lease, hi, now)
-
-    def may_have_successors(self, session: str) -> bool:
-        """Whether tasks wait for those that a worker has, and may be granted behind them (`core.chains`)."""
-        return self._granting.may_have_successors(session)
-
-    def exchange(self, session: str, message: Exchange, now: float) -> Answer:
-        """Apply a worker's report: outcomes, returned tasks, and the leases it holds (`core.reporting`)."""
-        return self._reporting.exchange(session, message, now)
+    # -- reports ------------------------------------------------------------------------------------------------------
 
     @property
     def refused(self) -> int:
         """Outcomes refused since this start."""
-        return self._reporting.refused
+        return self.reporting.refused
 
     def begin_recording(self, session: str, succeeded: Iterable[Succeeded]) -> bool:
         """Note that results of a worker will be applied soon; whether they end leases."""

@@ -403,7 +403,7 @@ class Histories(RuleBasedStateMachine):
     def _cut(self, lease: Lease, hi: int) -> None:
         """What of a lease of fresh tasks does not fit into the answer has never been leased."""
         if lease.hi == lease.batch.next and not lease.batch.records_in(lease.lo, lease.hi):
-            self.driver.machine.cut(lease, hi, self.now)
+            self.driver.machine.granting.cut(lease, hi, self.now)
             self.driver.check()
 
     def _lease(self, crew: Crew, confirmed: bool, lost: int) -> None:

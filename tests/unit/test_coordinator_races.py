@@ -204,7 +204,7 @@ def test_superseded_fetch_hands_on_nothing_that_was_taken_back(hooked: Hooked) -
         del coordinator.sessions.fetching[hand.session]
     client.submit()
     with coordinator.lock:
-        leases = coordinator.machine.lease(hand.session, coordinator.clock.now(), fetch.call)
+        leases = coordinator.machine.granting.lease(hand.session, coordinator.clock.now(), fetch.call)
     new = again.fetch_orders(holding=())
     fetch.serve(leases, [])
 
