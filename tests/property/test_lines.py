@@ -167,7 +167,7 @@ class TwoLines(RuleBasedStateMachine):
 
     def _deliver(self, sent: Sent) -> None:
         exchange, machine = sent.exchange, self.driver.machine
-        answer = machine.exchange("w1", exchange, self.driver.now)
+        answer = machine.reporting.exchange("w1", exchange, self.driver.now)
         self.driver.check()
         reply = Sent(exchange, drop=answer.drop)
         if answer.over:

@@ -281,13 +281,13 @@ def test_workers_that_cannot_be_served_are_not_asked_again_and_again(hooked: Hoo
         house.begin_fetch(each)
     client.submit(10, queue="gpu")
     asked: list[str] = []
-    lease = house.coordinator.machine.lease
+    lease = house.coordinator.machine.granting.lease
 
     def counted(session: str, now: float, call: int, **how: bool) -> list[Lease]:
         asked.append(session)
         return lease(session, now, call, **how)
 
-    house.coordinator.machine.lease = counted  # type: ignore[method-assign]  # counts
+    house.coordinator.machine.granting.lease = counted  # type: ignore[method-assign]  # counts
 
     # When that one fetches and reports
     for _ in range(10):
