@@ -11,15 +11,15 @@ from types import MappingProxyType
 from typing import Any
 
 from dtq.coordinator.cron import CronCalendar
-from dtq.core import invariants, operators, queues, uniqueness, views
+from dtq.core import invariants, operators, queues, reviving, uniqueness, views
 from dtq.core.batches import Batch
 from dtq.core.changes import Change, Parent, Stored, TaskRow, Totals
-from dtq.core.dependencies import After
 from dtq.core.elements import cause
 from dtq.core.held import held_in
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.machine import Machine
+from dtq.core.parents import After
 from dtq.core.queue_state import Rules
 from dtq.core.reporting import Answer
 from dtq.core.restoring import restore
@@ -403,10 +403,10 @@ class Driver:
         number, flow = stored.row.batch, stored.row.flow
         if flow is None:
             return
-        dependencies, children = self.machine.queue_state.dependencies, self.store.children([number])
+        queue_state, children = self.machine.queue_state, self.store.children([number])
         each = [element[0] for element in flow.each]
         gone = [] if flow.run_anyway else self.gone(each)
-        if dependencies.bring_back(stored.row, stored.spec, self.lost(flow.after), self.now, gone, children):
+        if reviving.bring_back(queue_state, stored.row, stored.spec, self.lost(flow.after), self.now, gone, children):
             self.bring_back(number, set(range(stored.row.size)))
             return
         runs = self.store.ended(Selection(ids=((number, -1),), state=State.CANCELLED, limit=0), self.now)
@@ -420,7 +420,7 @@ class Driver:
         with_batch = flow.after if flow.blocked else ()
         lost = {row.index: why for row in back if (why := self.lost((*row.after, *with_batch)))}
         lost |= {index: why for lo, hi, why in gone for index in range(lo, hi)}
-        found = dependencies.bring_back_items(stored.row, stored.spec, back, lost, self.now, children)
+        found = reviving.bring_back_items(queue_state, stored.row, stored.spec, back, lost, self.now, children)
         if found:
             self.bring_back(number, set(found))
 

@@ -14,8 +14,8 @@ from typing import Final
 from dtq.coordinator.service import Coordinator
 from dtq.core.batches import Batch
 from dtq.core.changes import Element, Parent, TaskRow
-from dtq.core.dependencies import After
 from dtq.core.elements import CAUSE, cause
+from dtq.core.parents import After
 from dtq.engines.base import EndedRun, StoredBatch
 from dtq.errors import DtqError, ParentUnknown
 from dtq.model.ids import TaskId

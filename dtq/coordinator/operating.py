@@ -11,7 +11,7 @@ from dtq.coordinator import queries
 from dtq.coordinator.awaiting import Kin, Parents, after_of_row, family, was_lost
 from dtq.coordinator.holders import holders
 from dtq.coordinator.service import Coordinator
-from dtq.core import operators, views
+from dtq.core import operators, reviving, views
 from dtq.core.batches import SpecEntry
 from dtq.core.changes import BatchRow, TaskRow
 from dtq.core.uniqueness import Holder, holder_of, succeeded_by
@@ -255,7 +255,7 @@ def _bring_back(c: Coordinator, kin: Kin, parents: Parents, succeeded: str, now:
     Returns:
         The tasks; index -1 is all of the batch.
     """
-    row, spec, dependencies = kin.stored.row, kin.stored.spec, c.machine.queue_state.dependencies
+    row, spec, queue_state = kin.stored.row, kin.stored.spec, c.machine.queue_state
     if was_lost(kin.stored):
         why, gone = "", []
         with contextlib.suppress(ParentUnknown):  # it fails when it needs a result that is gone
@@ -263,16 +263,16 @@ def _bring_back(c: Coordinator, kin: Kin, parents: Parents, succeeded: str, now:
             if row.flow is not None and not row.flow.run_anyway:
                 gone = [each for number in kin.over for each in parents.over(number)[1]]
         why = succeeded or why
-        made = dependencies.bring_back(row, spec, why, now, sorted(gone), kin.children)
+        made = reviving.bring_back(queue_state, row, spec, why, now, sorted(gone), kin.children)
         return set() if made is None else {(row.batch, -1)}
-    if succeeded and row.batch not in c.machine.queue_state.batches:
+    if succeeded and row.batch not in queue_state.batches:
         return set()
     lost: dict[int, str] = {}
     for task in kin.tasks:
         with contextlib.suppress(ParentUnknown):
             lost[task.index] = parents.standing(kin.parents_of(task))
     lost = {index: why for index, why in lost.items() if why}
-    done = dependencies.bring_back_items(row, spec, kin.tasks, lost, now, kin.children)
+    done = reviving.bring_back_items(queue_state, row, spec, kin.tasks, lost, now, kin.children)
     return {(row.batch, index) for index in done}
 
 

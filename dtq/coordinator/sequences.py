@@ -13,7 +13,7 @@ from dtq.coordinator import queries
 from dtq.coordinator.results import how_ended, purged, succeeded
 from dtq.coordinator.service import Coordinator
 from dtq.core.batches import Batch
-from dtq.core.dependencies import holder_of
+from dtq.core.parents import holder_of
 from dtq.errors import ResultExpired, TooLarge
 from dtq.model import pages
 from dtq.model.fields import MAX_SECONDS

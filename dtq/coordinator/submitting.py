@@ -22,7 +22,7 @@ from dtq.coordinator.vetting import submissions as vetting_of
 from dtq.core import uniqueness
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, BatchFlow
-from dtq.core.dependencies import After
+from dtq.core.parents import After
 from dtq.core.uniqueness import Holder
 from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, StoreDamaged, ValueDamaged, to_wire
 from dtq.model import pages, values

@@ -4,7 +4,8 @@ A batch may wait for tasks of other batches, its *parents* (`BatchFlow.after`); 
 those have ended. So may a single task of a batch by itself (`TaskRow.after`). A parent that ends without a result
 cancels its children, and with them every task that waits for these in turn, unless the child runs anyway. Parents exist
 before their children, so no task waits for itself. Batches whose tasks wait one by one for those of another batch are
-the business of `core.elements`, which is told here of the ends.
+the business of `core.elements`, which is told here of the ends. The results that batches are given are that of
+`core.kept_results`, the way back after a parent's end that of `core.reviving`, the reasons that of `core.unmet`.
 
 Rules:
 
@@ -12,138 +13,33 @@ Rules:
    from their own state; it is counted here only to save the search.
 2. Ends are gathered as they happen (`ended`, `finished`) and processed one after the other (`settle`): a chain of any
    length needs no recursion.
-3. Results that a live batch's function takes as arguments are kept, even if they are read or expire meanwhile; those
-   that a single task takes, until that has ended.
-4. A task that waits by itself has a record from its acceptance on. It is BLOCKED, and the frontier passes it; if it is
+3. A task that waits by itself has a record from its acceptance on. It is BLOCKED, and the frontier passes it; if it is
    free before that, it takes its turn when the frontier comes to it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from dtq.core import wall_moments
+from dtq.core.awaited import ALL, Awaited, Span, Waiter, is_doomed
 from dtq.core.batches import Batch, Task
-from dtq.core.changes import BatchFlow, BatchRow, Element, Parent, TaskRow
-from dtq.core.elements import CAUSE, WAITING, Elements, Watched, cause
+from dtq.core.changes import BatchFlow
+from dtq.core.elements import WAITING, Elements, Watched, cause
+from dtq.core.kept_results import KeptResults
 from dtq.core.leases import Lease
+from dtq.core.parents import After, given_to, holder_of
 from dtq.core.states import Move
-from dtq.model.coverage import Coverage
-from dtq.model.ids import TaskId
-from dtq.model.options import Spec
 from dtq.model.states import State
-from dtq.records import dataclass, replace
-from dtq.wording import counted
+from dtq.records import replace
 
 if TYPE_CHECKING:
     from dtq.core.queue_state import QueueState
 
-#: Most parents that the reason of a waiting task names.
-_NAMED: Final = 3
 #: Most batches that a row names whose tasks single tasks of its batch wait for.
 _GIVEN: Final = 100
-#: A child: a task that waits by itself, or all of a batch.
-Waiter = tuple[Batch, int]
-_ALL: Final = -1
-
-
-def holder_of(batch: int) -> str:
-    """The holder's name for a batch's given value: all results of another batch, written as one value."""
-    return f"batch-{batch}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class After:
-    """The dependencies of a new batch.
-
-    Attributes:
-        parents: the tasks; all of them were accepted, and are kept.
-        run_anyway: whether it runs although a parent ends without a result.
-        lost: if a parent has ended so, and the batch does not run anyway, the reason why it never starts; else "".
-        each: the batches whose tasks its own wait for one by one.
-        gone: its tasks ``[lo, hi)`` that never start because their own parents have ended without a result, and why.
-        items: the parents of single tasks, by index.
-        lost_items: why some of these tasks never start, by index.
-    """
-
-    parents: tuple[Parent, ...] = ()
-    run_anyway: bool = False
-    lost: str = ""
-    each: tuple[Element, ...] = ()
-    gone: tuple[tuple[int, int, str], ...] = ()
-    items: tuple[tuple[int, tuple[Parent, ...]], ...] = ()
-    lost_items: tuple[tuple[int, str], ...] = ()
-
-    @property
-    def size(self) -> int | None:
-        """How many tasks the batch has, where what they wait for says it."""
-        return min([size for _, size, _ in self.each]) if self.each else None
-
-
-def _given_to(flow: BatchFlow) -> set[int]:
-    """The batches whose results the function of a batch is given."""
-    return {parent[0] for parent in flow.after if parent[3]} | {element[0] for element in flow.each}
-
-
-class _Span:
-    """Several tasks of one batch that another batch waits for.
-
-    Attributes:
-        child: the waiting batch.
-        lo: index of the first.
-        hi: index after the last.
-        left: number of these tasks that have not ended.
-    """
-
-    __slots__ = ("child", "hi", "left", "lo")
-
-    def __init__(self, child: Waiter, lo: int, hi: int, left: int) -> None:
-        self.child = child
-        self.lo = lo
-        self.hi = hi
-        self.left = left
-
-
-class _Awaited:
-    """The batches that wait for tasks of one batch; some may have been cancelled since."""
-
-    __slots__ = ("by_index", "each", "spans", "whole")
-
-    def __init__(self) -> None:
-        self.by_index: dict[int, list[Waiter]] = {}
-        self.spans: list[_Span] = []
-        #: Children that wait until all of the batch has ended.
-        self.whole: list[Waiter] = []
-        #: Batches that wait for it task by task.
-        self.each: Watched | None = None
-
-    @property
-    def empty(self) -> bool:
-        return not (self.by_index or self.spans or self.whole or self.each)
-
-    def forget(self, batch: Batch, indexes: Collection[int]) -> None:
-        """Remove tasks of a batch that wait by themselves."""
-
-        def stays(waiter: Waiter) -> bool:
-            return waiter[0] is not batch or waiter[1] not in indexes
-
-        by_index = {index: [*filter(stays, waiters)] for index, waiters in self.by_index.items()}
-        self.by_index = {index: waiters for index, waiters in by_index.items() if waiters}
-        self.spans = [span for span in self.spans if stays(span.child)]
-        self.whole = [*filter(stays, self.whole)]
-
-    def indexes(self, lo: int, hi: int) -> list[int]:
-        """The single tasks of a range that batches wait for."""
-        by_index = self.by_index
-        if not by_index:
-            return []
-        if hi - lo <= len(by_index):
-            return [index for index in range(lo, hi) if index in by_index]
-        return sorted(index for index in by_index if lo <= index < hi)
-
-
 #: Tasks ``[lo, hi)`` of a batch that came into a final state, none if the batch has changed otherwise; None if the
 #: batch has finished.
 _End = tuple[Batch, int, int, State | None]
@@ -159,24 +55,16 @@ class Dependencies:
     def __init__(self, queue_state: QueueState) -> None:
         self._register = queue_state
         #: By batch, the batches that wait for tasks of it.
-        self.awaited: dict[int, _Awaited] = {}
+        self.awaited: dict[int, Awaited] = {}
         #: By blocked batch, the number of its parents that have not ended.
         self.waits: dict[int, int] = {}
         #: The same of tasks that wait by themselves, by place.
         self.item_waits: dict[tuple[int, int], int] = {}
-        #: By batch, the number of live batches, and of tasks by themselves, that are given results of it.
-        self.needed: dict[int, int] = {}
         #: Number of parents of all live batches together, and of their unfinished tasks by themselves.
         self.edges = 0
+        self.kept = KeptResults(queue_state)
         #: Batches whose tasks wait one by one.
         self.elements = Elements(queue_state, self)
-        #: Removals put off until no batch needs the results: by batch, the part that was read (None for all of it), and
-        #: the time at which its own time was over.
-        self._read: dict[int, Coverage | None] = {}
-        self._over: dict[int, float] = {}
-        #: By batch, the dead letters that were thrown away, but for their last attempts: a restart forgets that these
-        #: are only kept as long as their dependents need them, and then they go with the batch.
-        self._purged: dict[int, list[int]] = {}
         #: Ends that `settle` has not processed yet.
         self.todo: deque[_End] = deque()
         self._settling = False
@@ -188,18 +76,7 @@ class Dependencies:
         flow = batch.flow
         if flow is not None and flow.has_parents:
             self.edges += len(flow.after) + len(flow.each)
-            self._need(_given_to(flow))
-
-    def _need(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            self.needed[number] = self.needed.get(number, 0) + 1
-
-    def _need_no_more(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            self.needed[number] -= 1
-            if not self.needed[number]:
-                del self.needed[number]
-                self._let_go(number)
+            self.kept.need(given_to(flow))
 
     def begin(self, batch: Batch) -> None:
         """Let a new batch begin to wait."""
@@ -212,7 +89,7 @@ class Dependencies:
 
     def look_again(self, batch: Batch, now: float) -> None:
         """Release a batch whose parents may all have ended before."""
-        if self._waiting(batch) and not self._doomed(batch) and batch.number not in self.waits:
+        if self._waiting(batch) and not is_doomed(batch) and batch.number not in self.waits:
             self.release(batch, now)
 
     # -- tasks that wait by themselves ----------------------------------------------------------------------------
@@ -250,13 +127,13 @@ class Dependencies:
     def item_added(self, task: Task) -> None:
         """A task that has parents of its own is live."""
         self.edges += len(task.after)
-        self._need({parent[0] for parent in task.after if parent[3]})
+        self.kept.need({parent[0] for parent in task.after if parent[3]})
 
     def item_over(self, batch: Batch, index: int, task: Task) -> None:
         """A task that has parents of its own is live no more."""
         self.edges -= len(task.after)
         self.item_waits.pop((batch.number, index), None)
-        self._need_no_more({parent[0] for parent in task.after if parent[3]})
+        self.kept.need_no_more({parent[0] for parent in task.after if parent[3]})
 
     def wait_item(self, batch: Batch, index: int, task: Task, leases: dict[int, list[Lease]] | None = None) -> bool:
         """Have a task wait for those of its own parents that have not ended; whether there are any."""
@@ -264,7 +141,7 @@ class Dependencies:
         for number, lo, hi, _ in task.after:
             parent = self._register.batches.get(number)
             if parent is not None and parent is not batch:
-                waits += self._await((batch, index), parent, lo, hi, leases)
+                waits += self.wait_for((batch, index), parent, lo, hi, leases)
         if waits:
             self.item_waits[batch.number, index] = waits
         return waits > 0
@@ -339,7 +216,7 @@ class Dependencies:
         if flow.given or any([parent[3] and not parent[2] for parent in flow.after]):
             self._register.holds.release_all(holder_of(batch.number))
         self.waits.pop(batch.number, None)
-        self._need_no_more(_given_to(flow))
+        self.kept.need_no_more(given_to(flow))
 
     def wait(self, batch: Batch, leases: dict[int, list[Lease]] | None = None) -> bool:
         """Begin to wait for those of a batch's parents that have not ended. The others have ended with a result, or
@@ -353,41 +230,44 @@ class Dependencies:
             Whether the batch has to wait.
         """
         flow = batch.flow
-        if self._doomed(batch):
+        if is_doomed(batch):
             return True
         waits = 0
         for number, lo, hi, _ in flow.after if flow is not None else ():
             parent = self._register.batches.get(number)
             if parent is not None and parent is not batch:
-                waits += self._await((batch, _ALL), parent, lo, hi, leases)
+                waits += self.wait_for((batch, ALL), parent, lo, hi, leases)
         if waits:
             self.waits[batch.number] = waits
         return waits > 0
 
-    def _await(
+    def wait_for(
         self, child: Waiter, parent: Batch, lo: int, hi: int, leases: dict[int, list[Lease]] | None = None
     ) -> bool:
+        """Have a batch, or a task by itself, wait for tasks ``[lo, hi)`` of a parent (hi is 0 for all of it); whether
+        there is anything to wait for."""
         left = self.unended(parent, lo, hi, leases) if hi else 1
         if not left:
             return False
-        awaited = self._awaited(parent)
+        awaited = self.awaited_of(parent)
         if not hi:
             awaited.whole.append(child)
         elif hi == lo + 1:
             awaited.by_index.setdefault(lo, []).append(child)
         else:
-            awaited.spans.append(_Span(child, lo, hi, left))
+            awaited.spans.append(Span(child, lo, hi, left))
         return True
 
-    def _awaited(self, parent: Batch) -> _Awaited:
+    def awaited_of(self, parent: Batch) -> Awaited:
+        """What waits for tasks of a live batch."""
         awaited = self.awaited.get(parent.number)
         if awaited is None:
-            awaited = self.awaited[parent.number] = _Awaited()
+            awaited = self.awaited[parent.number] = Awaited()
         return awaited
 
     def watched(self, parent: Batch) -> Watched:
         """What waits task by task for those of a live batch."""
-        awaited = self._awaited(parent)
+        awaited = self.awaited_of(parent)
         if awaited.each is None:
             awaited.each = Watched()
         return awaited.each
@@ -460,7 +340,7 @@ class Dependencies:
         finally:
             self._settling = False
 
-    def _on_ended(self, awaited: _Awaited, batch: Batch, lo: int, hi: int, state: State, now: float) -> None:
+    def _on_ended(self, awaited: Awaited, batch: Batch, lo: int, hi: int, state: State, now: float) -> None:
         lost = "" if state is State.SUCCEEDED else state.value
         for index in awaited.indexes(lo, hi):
             children = awaited.by_index.pop(index)
@@ -500,7 +380,7 @@ class Dependencies:
                     if not self.item_waits[child.number, index]:
                         del self.item_waits[child.number, index]
                         self.free_item(child, index, now)
-            elif self._waiting(child) and not self._doomed(child):
+            elif self._waiting(child) and not is_doomed(child):
                 self.waits[child.number] -= 1
                 if not self.waits[child.number]:
                     self.release(child, now)
@@ -509,7 +389,7 @@ class Dependencies:
         """One thing that these have waited for has ended without a result; those that run anyway."""
         runs = []
         for child, index in children:
-            if self._item_waits(child, index) if index >= 0 else self._waiting(child) and not self._doomed(child):
+            if self._item_waits(child, index) if index >= 0 else self._waiting(child) and not is_doomed(child):
                 if child.flow is not None and child.flow.run_anyway:
                     runs.append((child, index))
                 elif index >= 0:
@@ -560,14 +440,9 @@ class Dependencies:
     def sealed(self, batch: Batch, now: float) -> None:
         """Handle the last piece of a batch: a doomed batch ends now."""
         flow = batch.flow
-        if flow is not None and self._doomed(batch):
+        if flow is not None and is_doomed(batch):
             self._register.cut(batch, flow.why)
             self._register.finish_if_done(batch, now)
-
-    @staticmethod
-    def _doomed(batch: Batch) -> bool:
-        """Whether a batch never starts, and is cancelled as soon as it is complete."""
-        return batch.blocked and batch.cut is None and batch.flow is not None and batch.flow.why != ""
 
     def withdrawn(self, batch: Batch, now: float) -> None:
         """Cancel the batches that waited for a batch that was withdrawn."""
@@ -583,275 +458,3 @@ class Dependencies:
             elif index < 0 and self._waiting(child):
                 self.cancel(child, why, now)
         self.elements.withdrawn(awaited.each, batch, why, now)
-
-    # -- dead letters put back ------------------------------------------------------------------------------------
-
-    def revived(self, batch: Batch, indexes: Iterable[int], children: Iterable[int]) -> None:
-        """Handle revived dead letters of a batch: children that would have run without their results, and still wait
-        for others, wait for them again.
-
-        Args:
-            batch: the batch, which is live.
-            indexes: of the tasks.
-            children: the batches that have parents in it.
-        """
-        wanted = set(indexes)
-        for number in children:
-            child = self._register.batches.get(number)
-            if child is None or child.flow is None or self._doomed(child):
-                continue
-            if child.blocked:
-                self._revived(child, _ALL, child.flow.after, batch, wanted)
-            if child.flow.given:
-                for index, task in list((child.tasks or {}).items()):
-                    if task.after and not task.state.final and not task.attempt:
-                        self._revived(child, index, task.after, batch, wanted)
-            if child.frontier is not None:
-                self.elements.revived(child, batch, wanted)
-
-    def _revived(
-        self, child: Batch, index: int, after: Iterable[Parent], batch: Batch, wanted: Collection[int]
-    ) -> None:
-        """As `revived`, for one batch, or a task by itself. What it waits for it may name more than once."""
-        awaited = self._awaited(batch)
-        spans = [span for span in awaited.spans if span.child[0] is child and span.child[1] == index]
-        whole = sum([waiter[0] is child and waiter[1] == index for waiter in awaited.whole])
-        waits = 0
-        for parent, lo, hi, _ in after:
-            count = sum(lo <= each < (hi or batch.size) for each in wanted) if parent == batch.number else 0
-            span = next((span for span in spans if (span.lo, span.hi) == (lo, hi)), None)
-            if not count:
-                continue
-            if span is not None:
-                span.left += count
-                spans.remove(span)
-            elif not hi and whole:
-                whole -= 1  # it has not finished since
-            else:
-                waits += self._await((child, index), batch, lo, hi)
-        if awaited.empty:
-            del self.awaited[batch.number]
-        if waits and index < 0:
-            self.waits[child.number] = self.waits.get(child.number, 0) + waits
-        elif waits:
-            self.item_waits[child.number, index] = self.item_waits.get((child.number, index), 0) + waits
-            self.block_again(child, index)
-
-    def bring_back(
-        self,
-        row: BatchRow,
-        spec: Spec,
-        lost: str,
-        now: float,
-        gone: Iterable[tuple[int, int, str]] = (),
-        children: Collection[int] = (),
-    ) -> Batch | None:
-        """Restore a batch that a parent's end had cancelled, because the parent has been put back: the batch waits
-        again.
-
-        Args:
-            row: the batch, as the engine has it.
-            spec: its spec.
-            lost: if another parent has ended without a result, the reason why the batch stays cancelled; else "".
-            now: the time.
-            gone: see `After`.
-            children: the batches that have parents in it.
-
-        Returns:
-            The batch; None if it was not cancelled so, or stays as it is.
-        """
-        queue_state = self._register
-        flow = row.flow
-        if row.batch in queue_state.batches or flow is None or not flow.why.startswith(CAUSE):
-            return None
-        if row.cut is None or row.cut >= row.size:
-            return None  # no task of the batch was cancelled so
-        if lost:
-            if lost != flow.why:
-                queue_state.ledger.finished_batch(replace(row, flow=replace(flow, why=lost)))
-            return None
-        batch = Batch.from_row(row, queue_state.intern(spec))
-        batch.flow = replace(flow, blocked=bool(flow.after), why="")
-        batch.cut = None
-        count = row.size - row.cut
-        batch.cancelled -= count
-        self._live_again(batch)
-        queue_state.tally.move(batch.queue, State.CANCELLED, Move.BROUGHT_BACK, count)
-        queue_state.ledger.batch(batch)
-        self.revived(batch, range(row.cut, row.size), children)
-        if batch.blocked and not self.wait(batch):
-            self.release(batch, now)
-        self.elements.lose(batch, gone, now)
-        self.settle(now)
-        return batch
-
-    def bring_back_items(
-        self,
-        row: BatchRow,
-        spec: Spec,
-        tasks: Iterable[TaskRow],
-        lost: Mapping[int, str],
-        now: float,
-        children: Collection[int] = (),
-    ) -> list[int]:
-        """Tasks that had been cancelled as one that they waited for by themselves had ended wait again, as that is put
-        back.
-
-        Args:
-            row: their batch, as the engine has it; only looked at where it is not live.
-            spec: its spec.
-            tasks: their rows.
-            lost: why some of them stay cancelled, by their indexes.
-            now: the time.
-            children: the batches that have parents in theirs.
-
-        Returns:
-            The indexes of those that wait again.
-        """
-        queue_state = self._register
-        back = [task for task in tasks if task.state is State.CANCELLED and task.why.startswith(CAUSE)]
-        back = [task for task in back if task.index not in lost]
-        batch = queue_state.batches.get(row.batch)
-        flow = row.flow if batch is None else batch.flow
-        if not back or flow is None or flow.too_late(now):
-            return []
-        if batch is None:
-            batch = Batch.from_row(row, queue_state.intern(spec))
-            self._live_again(batch)
-        self._wait_no_more(batch, back)
-        done = []
-        for old in back:
-            known = batch.task(old.index)
-            if known is not None and not known.state.final:
-                continue
-            task = Task.from_row(old)
-            task.state, task.message, task.ended_at = State.BLOCKED, "", None
-            queue_state.tally.move(batch.queue, State.CANCELLED, Move.BROUGHT_BACK)
-            batch.cancelled -= 1
-            batch.keep(old.index, task)
-            self.item_added(task)
-            queue_state.ledger.task(task.row(batch.number, old.index))
-            done.append(old.index)
-        queue_state.ledger.batch(batch)
-        self.revived(batch, done, children)
-        for index in done:
-            brought = batch.task(index)
-            if (
-                brought is not None
-                and not self.wait_item(batch, index, brought)
-                and self.elements.is_free(batch, index)
-            ):
-                self.free_item(batch, index, now)
-        if batch.blocked and batch.number not in self.waits and not self.wait(batch):
-            self.release(batch, now)  # it had ended before what all of it waited for
-        self.look(batch, now)
-        return done
-
-    def _wait_no_more(self, batch: Batch, tasks: Sequence[TaskRow]) -> None:
-        """Forget what is left of the waits of tasks that have ended: an end would count twice once they wait again."""
-        indexes = {task.index for task in tasks}
-        for number in {parent[0] for task in tasks for parent in task.after}:
-            awaited = self.awaited.get(number)
-            if awaited is not None:
-                awaited.forget(batch, indexes)
-                if awaited.empty:
-                    del self.awaited[number]
-
-    def _live_again(self, batch: Batch) -> None:
-        """A batch that had finished is not any more."""
-        queue_state, flow = self._register, batch.flow
-        queue_state.add_batch(batch)
-        queue_state.ledger.revived(batch.number)
-        if flow is not None and flow.start_by is not None and not flow.lapsed:
-            queue_state.start_moments.add(flow.start_by, batch.number, queue_state.batches)
-        self.elements.begin(batch)
-
-    # -- kept results ---------------------------------------------------------------------------------------------
-
-    def spare(self, batch: int, lo: int, hi: int) -> bool:
-        """Whether live batches still need results that nobody will ask for again; if so, these are removed after those
-        batches.
-        """
-        if batch not in self.needed:
-            return False
-        read = self._read.setdefault(batch, Coverage())
-        if read is not None:
-            read.add(lo, hi)
-        return True
-
-    def spare_whole(self, batch: int) -> bool:
-        """As `spare`, for a finished batch."""
-        if batch not in self.needed:
-            return False
-        self._read[batch] = None
-        return True
-
-    def spare_history(self, batch: int, index: int) -> bool:
-        """Whether how a dead letter has ended that is thrown away is needed by others: it goes after those."""
-        if batch not in self.needed:
-            return False
-        self._purged.setdefault(batch, []).append(index)
-        return True
-
-    def spared(self) -> tuple[int, ...]:
-        """The finished batches that must not expire yet."""
-        return tuple(sorted(number for number in self.needed if number not in self._register.batches))
-
-    def over(self, at: float) -> tuple[int, ...]:
-        """As `spared`, after the own time of some has passed: they are removed as soon as no batch needs them."""
-        spared = self.spared()
-        for number in spared:
-            self._over.setdefault(number, at)
-        return spared
-
-    def _let_go(self, number: int) -> None:
-        queue_state = self._register
-        read = self._read.pop(number, Coverage())
-        if read is None:
-            queue_state.ledger.batches_read((number,))
-        else:
-            for lo, hi in read:
-                queue_state.ledger.read(number, lo, hi)
-        for index in self._purged.pop(number, ()):
-            queue_state.ledger.task_forgotten(number, index, history=True)
-        at = self._over.pop(number, None)
-        if at is not None:
-            queue_state.expiries.add(at)
-
-    # -- reasons --------------------------------------------------------------------------------------------------
-
-    def unmet(self, batch: Batch, index: int) -> Iterator[tuple[int, int, int]]:
-        """The tasks ``[lo, hi)`` of batches that a blocked task waits for, and that have not ended; hi is 0 for all."""
-        task = batch.task(index)
-        own = task.after if task is not None else ()
-        if batch.flow is not None and not batch.blocked and batch.flow.each:
-            own = tuple([(number, index, index + 1, True) for number, _, _ in batch.flow.each])
-        elif batch.flow is not None:
-            own = (*batch.flow.after, *own) if batch.blocked else own
-        for number, lo, hi, _ in own:
-            parent = self._register.batches.get(number)
-            if parent is not None and (not hi or self.unended(parent, lo, hi)):
-                yield number, lo, hi
-
-    def reason(self, batch: Batch, index: int) -> str:
-        """The reason why a task is blocked: the parents that it waits for."""
-        if self._doomed(batch) and batch.flow is not None:
-            return batch.flow.why
-        waits = self.waits.get(batch.number, 0) + self.item_waits.get((batch.number, index), 0)
-        named: list[str] = []
-        more = 0
-        for number, lo, hi in self.unmet(batch, index):
-            if len(named) == _NAMED:
-                more = waits - _NAMED
-                break
-            parent = self._register.batches[number]
-            if not hi:
-                named.append(str(number) if parent.single else f"all of {number}")
-            elif hi == lo + 1:
-                named.append(str(TaskId(number, lo, parent.single)))
-            else:
-                named.append(f"{number}.{lo}-{hi - 1}")
-        if not named and batch.flow is not None and batch.flow.each:
-            return "waits for a moment: what is ahead of it in its batch waits for tasks that are about to end"
-        others = f" and {counted(more, 'other')}" if more > 0 else ""
-        return f"waits for {', '.join(named)}{others}"

@@ -12,7 +12,7 @@ from operator import attrgetter
 from shlex import quote
 from typing import Final
 
-from dtq.core import views
+from dtq.core import unmet, views
 from dtq.core.batches import Batch
 from dtq.core.held import held_in, running
 from dtq.core.leases import Lease, Worker
@@ -202,7 +202,7 @@ def _others(count: int) -> str:
 
 def _blocked(machine: Machine, batch: Batch, index: int, now: float, found: Findings) -> None:
     """The standing of the tasks that a task waits for."""
-    for count, (number, lo, hi) in enumerate(machine.queue_state.dependencies.unmet(batch, index)):
+    for count, (number, lo, hi) in enumerate(unmet.parents(machine.queue_state, batch, index)):
         if count == NAMED:
             break
         parent = machine.queue_state.batches.get(number)

@@ -187,7 +187,7 @@ def _check_dependencies(queue_state: QueueState) -> None:
     needed = Counter(parent for flow in flows.values() for parent in {p[0] for p in flow.after if p[3]})
     needed.update(number for flow in flows.values() for number in {each[0] for each in flow.each})
     needed.update(number for task in items.values() for number in {p[0] for p in task.after if p[3]})
-    assert dependencies.needed == needed, f"the results of {dependencies.needed} are needed, not of {needed}"
+    assert dependencies.kept.needed == needed, f"the results of {dependencies.kept.needed} are needed, not of {needed}"
     for number, awaited in dependencies.awaited.items():
         assert number in queue_state.batches, f"batch {number} is waited for, and has ended"
         assert not awaited.empty

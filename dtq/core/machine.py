@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable
 from dtq.core import submitting, workers
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, Change, Totals
-from dtq.core.dependencies import After
 from dtq.core.elements import WAITING
 from dtq.core.granting import Granting
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
+from dtq.core.parents import After
 from dtq.core.queue_state import QueueState, Rules
 from dtq.core.recurrences import Calendar, NoCalendar
 from dtq.core.reporting import Reporting
@@ -126,7 +126,7 @@ class Machine:
             lo: index of the first task.
             hi: index after the last; all of them have ended (`has_ended`).
         """
-        if not self.queue_state.dependencies.spare(number, lo, hi):
+        if not self.queue_state.dependencies.kept.spare(number, lo, hi):
             self.queue_state.ledger.read(number, lo, hi)
 
     def has_ended(self, number: int, lo: int, hi: int) -> bool:
@@ -143,7 +143,7 @@ class Machine:
 
     def batches_read(self, numbers: Iterable[int]) -> None:
         """Drop finished batches, except their dead letters: nobody will ask for them again."""
-        batches, spare = self.queue_state.batches, self.queue_state.dependencies.spare_whole
+        batches, spare = self.queue_state.batches, self.queue_state.dependencies.kept.spare_whole
         numbers = tuple(number for number in numbers if number not in batches and not spare(number))
         if numbers:
             self.queue_state.ledger.batches_read(numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from dtq.core import placing
+from dtq.core import placing, reviving
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, TaskRow
 from dtq.core.elements import WAITING
@@ -281,7 +281,7 @@ def revive(
         queue_state.ledger.task(task.row(batch.number, old.index))
     queue_state.ledger.batch(batch)
     if children:
-        queue_state.dependencies.revived(batch, [task.index for task in put_back], children)
+        reviving.revived(queue_state, batch, [task.index for task in put_back], children)
     queue_state.finish_if_done(batch, now)
     return len(put_back)
 
@@ -303,7 +303,7 @@ def purge(machine: Machine, row: BatchRow, tasks: Sequence[TaskRow]) -> int:
     dead = [t for t in tasks if t.state is State.DEAD and (batch is None or batch.task(t.index) is None)]
     for task in dead:
         queue_state.tally.move("", State.DEAD, Move.PURGED)
-        needed = queue_state.dependencies.spare_history(row.batch, task.index)
+        needed = queue_state.dependencies.kept.spare_history(row.batch, task.index)
         queue_state.ledger.task_forgotten(row.batch, task.index, history=not needed)
     if batch is None:
         queue_state.ledger.finished_batch(replace(row, dead=row.dead - len(dead), purged=row.purged + len(dead)))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dtq.core import start_by, wall_moments
 from dtq.core.batches import Batch, Frontier, shared_flow
 from dtq.core.changes import ArgumentPage, BatchFlow
-from dtq.core.dependencies import After
+from dtq.core.parents import After
 from dtq.core.queue_state import QueueState
 from dtq.core.states import Move
 from dtq.errors import BadMessage, EdgesFull, KeyConflict, NotPermitted, QueueDraining, TooLarge, UnknownId

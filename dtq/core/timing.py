@@ -68,10 +68,12 @@ class Timing:
             workers.lose(queue_state, worker.session, now)
         queue_state.holds.expire(now)
         if now >= self._next_expiry:
-            queue_state.ledger.expired(now - self._queue_state.rules.keep_results_s, queue_state.dependencies.spared())
+            queue_state.ledger.expired(
+                now - self._queue_state.rules.keep_results_s, queue_state.dependencies.kept.spared()
+            )
             self._next_expiry = now + min(3600.0, max(1.0, self._queue_state.rules.keep_results_s / 8))
         if now >= self._expiry_from and (expired := queue_state.expiries.pop_due(now)) is not None:
-            queue_state.ledger.own_expired(expired, queue_state.dependencies.over(expired))
+            queue_state.ledger.own_expired(expired, queue_state.dependencies.kept.over(expired))
         return self.next_deadline()
 
     def next_deadline(self) -> float:

@@ -27,8 +27,8 @@ from collections.abc import Callable
 from dtq.core import operators
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, BatchFlow, BatchRow
-from dtq.core.dependencies import After
 from dtq.core.machine import Machine
+from dtq.core.parents import After
 from dtq.errors import KeyTaken
 from dtq.model.messages import Conditions, Conflict, Submission, Unique
 from dtq.model.options import Spec

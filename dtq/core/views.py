@@ -10,7 +10,7 @@ from math import inf
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from dtq.core import wall_moments
+from dtq.core import unmet, wall_moments
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import BatchRow
 from dtq.core.heap import Run, RunHeap, ahead
@@ -450,7 +450,7 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     if view.held:
         return _why_held(queue_state, view)
     if view.state is State.BLOCKED:
-        return queue_state.dependencies.reason(queue_state.batches[view.batch], view.index)
+        return unmet.reason(queue_state, queue_state.batches[view.batch], view.index)
     if view.state is State.SCHEDULED:
         return _why_scheduled(queue_state, view, now)
     if view.state is not State.PENDING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dtq.core.dependencies import CAUSE
+from dtq.core.elements import CAUSE
 from dtq.model.states import State
 from soak_rig.explain import EPSILON_S
 from soak_rig.records import Execution, Records, Submitted

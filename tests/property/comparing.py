@@ -76,7 +76,7 @@ def state_of(machine: Machine) -> dict[str, Any]:
         "waits": queue_state.dependencies.waits,
         "waits of tasks": queue_state.dependencies.item_waits,
         "ready": {n: max(b.next, b.listed(b.size)) for n, b in queue_state.batches.items() if b.frontier is not None},
-        "needed": queue_state.dependencies.needed,
+        "needed": queue_state.dependencies.kept.needed,
         "edges": queue_state.dependencies.edges,
         "awaited": sorted(awaited(queue_state)),
         "keys": queue_state.keys,

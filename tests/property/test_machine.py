@@ -704,7 +704,7 @@ class Histories(RuleBasedStateMachine):
         for shipment in self.model.live():
             if shipment.each:
                 self._let_lag(shipment)
-        assert set(self.driver.machine.queue_state.dependencies.needed) == self.model.needed()
+        assert set(self.driver.machine.queue_state.dependencies.kept.needed) == self.model.needed()
         expected = {
             (job.batch, job.index): (job.state, job.due_at, job.attempt, job.failures, job.crashes, job.cancelling)
             for job in self.model.jobs()

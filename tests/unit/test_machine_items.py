@@ -265,7 +265,7 @@ def test_batch_with_items_that_could_not_be_made_durable_leaves_nothing(machine:
     machine.withdraw(machine.live(child))
 
     assert machine.count(B) == 0
-    assert machine.machine.queue_state.dependencies.needed == {}
+    assert machine.machine.queue_state.dependencies.kept.needed == {}
 
 
 def test_dead_task_that_is_put_back_brings_back_the_item_that_its_death_had_cancelled(machine: Driver) -> None:
