@@ -302,7 +302,7 @@ class Coordinator:
                 fetching.pop(session).serve(leases, [], self.committer.ticket())
 
     def lease(self, session: str, now: float, call: int = 0, *, by_report: bool = False) -> list[Lease]:
-        """Grant as much as a worker has room for (`Machine.lease`).
+        """Grant as much as a worker has room for (`Granting.lease`).
 
         The caller brings tasks that are granted to others: a defect of ours in that must not fail the caller, nor block
         the tasks behind the one that it is about. So that task is set aside, and the next is granted.

@@ -6,8 +6,8 @@ Rules:
 2. The state is the rows of `core.changes`, plus parts that only a running coordinator needs (heaps, workers' deadlines,
    estimates), which `core.restoring` builds anew. `drain` hands over the rows that changed; its caller makes them
    durable.
-3. All parts work on one `QueueState`, and know each other only by it: `core.submitting`, `core.workers`,
-   `core.granting`, `core.reporting` and `core.timing` have the rules of their subjects. So have `core.operators` and
+3. All parts work on one `QueueState`, and share nothing else: `core.submitting`, `core.workers`, `core.granting`,
+   `core.reporting` and `core.timing` have the rules of their subjects. So have `core.operators` and
    `core.scheduling`, whose commands work on a machine.
 """
 
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from dtq.core import submitting, workers
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, Change, Totals
-from dtq.core.elements import WAITING
 from dtq.core.granting import Granting
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
@@ -27,13 +26,11 @@ from dtq.core.queue_state import QueueState, Rules
 from dtq.core.recurrences import Calendar, NoCalendar
 from dtq.core.reporting import Reporting
 from dtq.core.schedules import Schedules
-from dtq.core.states import Move
 from dtq.core.timing import Timing
 from dtq.errors import WorkerBroken
 from dtq.model.messages import Cancellation, Submission, Succeeded
 from dtq.model.options import Spec
 from dtq.model.resources import Offers
-from dtq.model.states import State
 
 
 class Machine:
@@ -90,30 +87,8 @@ class Machine:
         self.queue_state.holds.back(session)
 
     def withdraw(self, batch: Batch, now: float) -> None:
-        """Remove a batch that could not be made durable, and was never acknowledged: it leaves no trace, even if a
-        quick worker has run some of it.
-        """
-        queue_state = self.queue_state
-        for lease in [lease for lease in queue_state.leases.values() if lease.batch is batch]:
-            queue_state.tally.move(batch.queue, State.RUNNING, Move.WITHDRAWN, lease.hi - lease.lo)
-            queue_state.end_lease(lease)
-        for task in list((batch.tasks or {}).values()):
-            if task.state in WAITING:
-                queue_state.tally.move(batch.queue, task.state, Move.WITHDRAWN)
-        for state, count in batch.fresh_counts():
-            queue_state.tally.move(batch.queue, state, Move.WITHDRAWN, count)
-        queue_state.tally.move(batch.queue, State.SUCCEEDED, Move.WITHDRAWN, batch.succeeded)
-        queue_state.tally.move(batch.queue, State.DEAD, Move.WITHDRAWN, batch.dead)
-        queue_state.tally.move(batch.queue, State.CANCELLED, Move.WITHDRAWN, batch.cancelled)
-        queue_state.submitted -= batch.size
-        if batch.entry.need is not None:
-            queue_state.lines.left += 1
-        if batch.finished_at is None:
-            queue_state.forget(batch)
-        batch.finished_at = None  # for readers that have seen it finish
-        queue_state.ledger.withdrawn(batch.number)
-        if queue_state.dependencies.awaited:
-            queue_state.dependencies.withdrawn(batch, now)
+        """Remove a batch that could not be made durable, and was never acknowledged (`core.submitting`)."""
+        submitting.withdraw(self.queue_state, batch, now)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

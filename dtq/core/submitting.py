@@ -1,4 +1,4 @@
-"""Submitting: a new batch comes in, or the next piece of one.
+"""Submitting: a new batch comes in, or the next piece of one; and a batch that was not made durable is withdrawn.
 
 Rules:
 
@@ -6,6 +6,7 @@ Rules:
    piece does no harm.
 2. Tasks are added once every bound has been asked: a refused piece adds none.
 3. Only the submitter of a batch, or the holder of its key, adds to it.
+4. A batch that is withdrawn was never acknowledged, and leaves no trace.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dtq.core import start_by, wall_moments
 from dtq.core.batches import Batch, Frontier, shared_flow
 from dtq.core.changes import ArgumentPage, BatchFlow
+from dtq.core.elements import WAITING
 from dtq.core.parents import After
 from dtq.core.queue_state import QueueState
 from dtq.core.states import Move
@@ -23,6 +25,7 @@ from dtq.model import pages
 from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Submission
 from dtq.model.options import Spec, check_delay, same_call
+from dtq.model.states import State
 from dtq.records import replace
 
 
@@ -198,3 +201,29 @@ def _append(
     if own and after is not None:
         queue_state.dependencies.look_at_items(batch, lo, hi, after, now)
     return page
+
+
+def withdraw(queue_state: QueueState, batch: Batch, now: float) -> None:
+    """Remove a batch that could not be made durable, and was never acknowledged: it leaves no trace, even if a
+    quick worker has run some of it.
+    """
+    for lease in [lease for lease in queue_state.leases.values() if lease.batch is batch]:
+        queue_state.tally.move(batch.queue, State.RUNNING, Move.WITHDRAWN, lease.hi - lease.lo)
+        queue_state.end_lease(lease)
+    for task in list((batch.tasks or {}).values()):
+        if task.state in WAITING:
+            queue_state.tally.move(batch.queue, task.state, Move.WITHDRAWN)
+    for state, count in batch.fresh_counts():
+        queue_state.tally.move(batch.queue, state, Move.WITHDRAWN, count)
+    queue_state.tally.move(batch.queue, State.SUCCEEDED, Move.WITHDRAWN, batch.succeeded)
+    queue_state.tally.move(batch.queue, State.DEAD, Move.WITHDRAWN, batch.dead)
+    queue_state.tally.move(batch.queue, State.CANCELLED, Move.WITHDRAWN, batch.cancelled)
+    queue_state.submitted -= batch.size
+    if batch.entry.need is not None:
+        queue_state.lines.left += 1
+    if batch.finished_at is None:
+        queue_state.forget(batch)
+    batch.finished_at = None  # for readers that have seen it finish
+    queue_state.ledger.withdrawn(batch.number)
+    if queue_state.dependencies.awaited:
+        queue_state.dependencies.withdrawn(batch, now)

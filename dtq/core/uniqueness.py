@@ -110,11 +110,11 @@ def submit(
             `replace_earlier` does it.
 
     Returns:
-        As `Machine.submit`; None if the submission stands for the batch that has the key.
+        As `submitting.submit`; None if the submission stands for the batch that has the key.
 
     Raises:
         KeyTaken: the conditions make a taken key an error.
-        DtqError: as `Machine.submit`; then nothing has changed.
+        DtqError: as `submitting.submit`; then nothing has changed.
     """
     conditions = submission.conditions
     assert conditions is not None
