@@ -348,6 +348,14 @@ class Child:
         with contextlib.suppress(OSError):  # it is gone, which is seen soon
             self.channel.put("settled", tuple(segments))
 
+    def pump(self) -> None:
+        """Send more of what it could not take before."""
+        try:
+            self.channel.pump()
+        except OSError:  # it has died, or is about to
+            self.broken = True
+            self.leave_within(DYING_S)
+
     def prepare(self, number: int, function: Function) -> None:
         """Have it import a function in advance, unless it was given that function before.
 
@@ -667,6 +675,11 @@ class Child:
             self.deaf = self.broken
             self.kill()
         self.kill_deadline = now + KILLED_S
+
+    def condemn(self, reason: KillReason) -> None:
+        """Kill it, and everything it started, for a reason; the first one counts."""
+        self.kill_reason = self.kill_reason or reason
+        self.kill()
 
     def kill(self) -> None:
         """Kill it, and everything it started."""

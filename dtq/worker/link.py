@@ -161,7 +161,7 @@ class Link:
         for thread in self._threads:
             thread.join(5.0)
         with self._supervisor.lock:
-            farewell = self._supervisor.farewell()
+            farewell = self._supervisor.exchanges.farewell()
         try:
             self._reporting.exchange(farewell)
         except DtqError as error:
@@ -188,7 +188,7 @@ class Link:
         self._fatal(DtqError("the worker failed again and again at something of its own; its log has the tracebacks"))
 
     def _fatal(self, error: DtqError) -> None:
-        self._supervisor.fatal = error
+        self._supervisor.lifecycle.fatal = error
         self._stopping.set()
         self._supervisor.wake()
 
@@ -316,17 +316,17 @@ class Link:
             granted = self._with_specs(orders.grants, self._reporting)
             with supervisor.lock:
                 burdened = supervisor.holdings.burdened
-                supervisor.acknowledged()
+                supervisor.exchanges.acknowledged()
                 if orders.follow or supervisor.live:
                     supervisor.live.only(orders.follow)
                 if burdened:
                     supervisor.announce()  # more work may be asked for, once fewer outcomes wait
                 self._obey(orders)
                 if granted:
-                    supervisor.granted(granted)
+                    supervisor.leases.granted(granted)
                 supervisor.calls.over(exchange.call)
             self._follow(orders)
-            if supervisor.draining:
+            if supervisor.lifecycle.draining:
                 supervisor.wake()
             if time.monotonic() >= self._account_at:
                 self._account()
@@ -334,7 +334,7 @@ class Link:
     def _account(self) -> None:
         """Say what the slots run and use: for people, so seldom, and without a second try."""
         with self._supervisor.lock:
-            slots = self._supervisor.slots_in_use()
+            slots = self._supervisor.exchanges.slots_in_use()
         self._account_at = time.monotonic() + self._heartbeat_s
         self._supervisor.shortage.look()
         try:
@@ -345,7 +345,7 @@ class Link:
     def _gather(self) -> None:
         """While all slots are busy, wait a moment for further outcomes: each report costs the coordinator a commit."""
         since = time.monotonic()
-        while self._supervisor.saturated and not self._stopping.is_set():
+        while self._supervisor.exchanges.saturated and not self._stopping.is_set():
             longest_s = GATHER_S if self._supervisor.holdings.urgent else GATHER_PARTS_S
             left = since + longest_s - time.monotonic()
             if left <= 0:
@@ -364,7 +364,8 @@ class Link:
             holdings.outbox
             or holdings.reporting
             or holdings.outbox.progress
-            or (self._supervisor.capacity, self._supervisor.trouble, self._supervisor.follows) != said
+            or (self._supervisor.capacity, self._supervisor.lifecycle.trouble, self._supervisor.lifecycle.follows)
+            != said
         )
 
     def _obey(self, orders: Orders) -> None:
@@ -372,9 +373,9 @@ class Link:
             self._supervisor.live.add(orders.follow)
             self._supervisor.announce()
         for cancellation in orders.cancel:
-            self._supervisor.cancel(cancellation)
+            self._supervisor.leases.cancel(cancellation)
         for token in orders.drop:
-            self._supervisor.drop(token)
+            self._supervisor.leases.drop(token)
         if orders.cancel or orders.drop:
             self._supervisor.wake()
 
@@ -391,7 +392,7 @@ class Link:
         backoff = Backoff()
         while not self._stopping.is_set():
             with supervisor.lock:
-                while not self._stopping.is_set() and not supervisor.listens:
+                while not self._stopping.is_set() and not supervisor.lifecycle.listens:
                     if supervisor.capacity and not supervisor.holdings.burdened:
                         break
                     supervisor.news.wait()
@@ -405,7 +406,7 @@ class Link:
             with supervisor.lock:
                 self._obey(orders)
                 if granted:
-                    supervisor.granted(granted)
+                    supervisor.leases.granted(granted)
                 supervisor.calls.over(exchange.call)
             self._follow(orders)
 

@@ -75,7 +75,7 @@ class Scene:
             granted.append((grant, spec(name)))
             behind = self.token
         with self.supervisor.lock:
-            self.supervisor.granted(granted)
+            self.supervisor.leases.granted(granted)
         return [grant.token for grant, _ in granted]
 
     def outcomes(self, tokens: list[int]) -> list[object]:
@@ -100,7 +100,7 @@ class Scene:
 def scene() -> Iterator[Scene]:
     with fork_server(TERMS) as forks:
         supervisor = Supervisor(WorkerTerms(slots=1, slot=TERMS), forks)
-        supervisor._spawn(1)
+        supervisor._pool.spawn(1)
         yield Scene(supervisor)
         supervisor._close()
 
@@ -166,7 +166,7 @@ def test_result_that_is_handed_on_is_that_of_the_last_task_and_of_no_other(scene
             arguments=pages.pack([pickle.dumps(call) for call in ((1, 1), (2, 2), last)]),
         )
         with scene.supervisor.lock:
-            scene.supervisor.granted([(grant, spec("add"))])
+            scene.supervisor.leases.granted([(grant, spec("add"))])
         assert scene.outcomes(scene.give(("add", Given(), 1), behind=grant.token)) == [outcome]
 
 

@@ -57,7 +57,7 @@ def close(child: Child) -> SlotExit:
 def supervisor() -> Iterator[Supervisor]:
     """A supervisor whose loop is turned by the test."""
     supervisor = Supervisor(WorkerTerms(slots=1, slot=TERMS))
-    supervisor._spawn(1)
+    supervisor._pool.spawn(1)
     yield supervisor
     supervisor._close()
 
@@ -72,7 +72,7 @@ def forks() -> Iterator[ForkServer]:
 def forking(forks: ForkServer) -> Iterator[Supervisor]:
     """The same, with slots that are ready at once."""
     supervisor = Supervisor(WorkerTerms(slots=1, slot=TERMS), forks)
-    supervisor._spawn(1)
+    supervisor._pool.spawn(1)
     yield supervisor
     supervisor._close()
 
@@ -135,11 +135,11 @@ def test_worker_that_can_start_no_process_tries_again_and_gives_up(
     def given_up() -> bool:
         supervisor.wake()
         supervisor._turn()
-        return supervisor.fatal is not None
+        return supervisor.lifecycle.fatal is not None
 
     until(given_up, "the worker to give up", lambda: supervisor._children)
     # Then it says so, and what the dead slot had open is closed
-    assert isinstance(supervisor.fatal, WorkerBroken)
+    assert isinstance(supervisor.lifecycle.fatal, WorkerBroken)
     assert len(os.listdir("/proc/self/fd")) == before - 4
 
 
@@ -173,7 +173,7 @@ def test_lease_for_a_slot_that_just_died_is_not_lost(supervisor: Supervisor) -> 
     # When a lease arrives
     chunk = a_chunk(1, "add", 1, 2)
     with supervisor.lock:
-        supervisor.granted([(chunk.grant, chunk.spec)])
+        supervisor.leases.granted([(chunk.grant, chunk.spec)])
     # Then the slot that replaces the dead one runs it, or it is given back, and nobody is blamed
     turn_until_settled(supervisor, 1)
     turn_until(supervisor, "idle")
@@ -185,15 +185,15 @@ def test_task_that_kills_its_slot_is_blamed_also_when_more_work_finds_it_dead(su
     slot = turn_until(supervisor, "idle")
     poison, innocent = a_chunk(1, "leave", 9), a_chunk(2, "add", 1, 2)
     with supervisor.lock:
-        supervisor.granted([(poison.grant, poison.spec)])
+        supervisor.leases.granted([(poison.grant, poison.spec)])
     see_dead(slot.pid)
     # When the supervisor tries to put another one behind it
     with supervisor.lock:
         supervisor.holdings.add(innocent)
-        supervisor._waiting.append(innocent)
+        supervisor._dispatch.waiting.append(innocent)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(supervisor, "_nearly_idle", lambda chunk, now: slot if slot.usable else None)
-            supervisor._assign(0.0)
+            patch.setattr(supervisor._dispatch, "_nearly_idle", lambda chunk, now: slot if slot.usable else None)
+            supervisor._dispatch.assign(0.0)
     # Then the poison is blamed with its exit code, and the other one is not
     turn_until_settled(supervisor, 2)
     turn_until(supervisor, "idle")
@@ -220,7 +220,7 @@ def test_slot_that_does_not_read_holds_nobody_up(
     chunk = a_chunk(1, "echo", b"x" * size)
     begun = time.thread_time()
     with supervisor.lock:
-        supervisor.granted([(chunk.grant, chunk.spec)])
+        supervisor.leases.granted([(chunk.grant, chunk.spec)])
     # Then that is done at once, and the loop turns
     assert child.channel.unsent is (size > 1 << 20)
     monkeypatch.setattr("dtq.worker.child.START_TIMEOUT_S", 0.2)
@@ -236,7 +236,7 @@ def test_lease_that_does_not_fit_into_the_pipe_arrives_whole(supervisor: Supervi
     turn_until(supervisor, "idle")
     chunk = a_chunk(1, "echo", b"x" * (6 << 20))
     with supervisor.lock:
-        supervisor.granted([(chunk.grant, chunk.spec)])
+        supervisor.leases.granted([(chunk.grant, chunk.spec)])
     turn_until_settled(supervisor, 1)
     (succeeded,) = supervisor.holdings.outbox.succeeded
     assert len(succeeded.results) > 6 << 20
@@ -246,7 +246,7 @@ def test_greeting_that_does_not_fit_into_the_pipe_is_no_matter() -> None:
     # Given a worker with a program of 6 MB, which every slot is sent
     program = Program(handlers=(("large", pickle.dumps(b"x" * (6 << 20))),))
     supervisor = Supervisor(WorkerTerms(slots=1, slot=replace(TERMS, program=program)))
-    supervisor._spawn(1)
+    supervisor._pool.spawn(1)
     try:
         turn_until(supervisor, "ready")
     finally:
@@ -297,7 +297,7 @@ def test_slot_that_says_what_cannot_be_is_killed_and_its_task_blamed(forking: Su
     child = turn_until(supervisor, "idle")
     chunk = a_chunk(1, "nap", 60)
     with supervisor.lock:
-        supervisor.granted([(chunk.grant, chunk.spec)])
+        supervisor.leases.granted([(chunk.grant, chunk.spec)])
 
     def running() -> bool:
         supervisor.wake()
@@ -307,13 +307,13 @@ def test_slot_that_says_what_cannot_be_is_killed_and_its_task_blamed(forking: Su
     until(running, "the task to run")
     # When something comes out of its pipe that cannot be true
     with supervisor.lock:
-        supervisor._take(child, [LIES[lie]], "", time.monotonic())
+        supervisor._messages.take(child, [LIES[lie]], "", time.monotonic())
     # Then it is killed, and the task is blamed
     turn_until(supervisor, "idle")
     (failed,) = supervisor.holdings.outbox.failed
     assert (failed.token, failed.outcome) == (1, Outcome.CRASHED)
     assert failed.failure.message.startswith("it wrote over what its slot and the worker share")
-    assert supervisor.fatal is None
+    assert supervisor.lifecycle.fatal is None
     assert supervisor.holdings.outbox.succeeded == []
 
 
@@ -323,8 +323,10 @@ def test_time_that_cannot_be_is_not_believed(forking: Supervisor, seconds: float
     child = turn_until(supervisor, "idle")
     chunk = a_chunk(1, "nap", 60)
     with supervisor.lock:
-        supervisor.granted([(chunk.grant, chunk.spec)])
-        supervisor._take(child, [("returned", 1, 0, pages.pack([b""]), seconds, 1 << 20)], "", time.monotonic())
+        supervisor.leases.granted([(chunk.grant, chunk.spec)])
+        supervisor._messages.take(
+            child, [("returned", 1, 0, pages.pack([b""]), seconds, 1 << 20)], "", time.monotonic()
+        )
     (succeeded,) = supervisor.holdings.outbox.succeeded
     assert 0 <= succeeded.seconds < 60
     assert succeeded.peak_memory == 1 << 20

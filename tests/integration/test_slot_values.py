@@ -43,7 +43,7 @@ class Scene:
         self.values = LocalValues(self.place)
         self.supervisor = Supervisor(WorkerTerms(slots=1, slot=replace(TERMS, place=self.place, **terms)), forks)
         self._token = 0
-        self.supervisor._spawn(1)
+        self.supervisor._pool.spawn(1)
 
     def close(self) -> None:
         self.supervisor._close()
@@ -79,7 +79,7 @@ class Scene:
             spec=hash(function) & 0xFFFF, arguments=page,
         )  # fmt: skip
         with self.supervisor.lock:
-            self.supervisor.granted([(grant, spec)])
+            self.supervisor.leases.granted([(grant, spec)])
         return self._token
 
     def outcomes(self, token: int) -> list[Any]:
@@ -392,7 +392,7 @@ def test_a_cancel_ends_a_task_whose_result_waits(tmp_path: Path) -> None:
     from dtq.model.messages import Cancellation
 
     with scene.supervisor.lock:
-        scene.supervisor.cancel(Cancellation(token=token, index=0))
+        scene.supervisor.leases.cancel(Cancellation(token=token, index=0))
     (outcome,) = scene.outcomes(token)
     assert outcome.outcome is Outcome.CANCELLED
     assert time.monotonic() - started < 60

@@ -159,7 +159,7 @@ def test_outcome_that_is_refused_is_the_failure_of_its_own_task(
     assert scene.line.failed[2] == failure(2)
     assert str(error) in scene.line.failed[3].failure.message
     assert scene.line.failed[3].outcome is (Outcome.CRASHED if make is failure else Outcome.FAILED)
-    assert scene.supervisor.fatal is None
+    assert scene.supervisor.lifecycle.fatal is None
     heard = len(scene.line.taken)
     scene.line.until(lambda: len(scene.line.taken) > heard + 2, "heartbeats")
     assert scene.supervisor.holdings.chunks == {}
@@ -191,7 +191,7 @@ def test_lease_of_which_nothing_is_taken_is_mentioned_no_more(scene: Scene) -> N
     scene.line.until(lambda: scene.line.succeeded == [3], "the other")
     scene.line.until(lambda: scene.line.taken[-1].holding == (), "a heartbeat without them")
 
-    assert scene.supervisor.fatal is None
+    assert scene.supervisor.lifecycle.fatal is None
 
 
 def test_lease_whose_function_is_refused_fails(scene: Scene) -> None:
@@ -225,7 +225,7 @@ def test_coordinator_that_refuses_everything_for_a_while_gets_all_unchanged(scen
 
     # Then
     assert scene.line.failed[2] == failure(2)
-    assert scene.supervisor.fatal is None
+    assert scene.supervisor.lifecycle.fatal is None
 
 
 def test_progress_that_is_refused_is_left_out(scene: Scene) -> None:
@@ -237,7 +237,7 @@ def test_progress_that_is_refused_is_left_out(scene: Scene) -> None:
     scene.link.start()
     scene.line.until(lambda: scene.line.succeeded == [1], "the result")
 
-    assert scene.supervisor.fatal is None
+    assert scene.supervisor.lifecycle.fatal is None
 
 
 @pytest.mark.parametrize("error", [Unreachable("there", "gone"), StoreFull("db", "no"), WrongKey("there", "this")])
@@ -253,14 +253,14 @@ def test_coordinator_that_is_away_is_waited_for(scene: Scene, error: DtqError) -
     scene.line.until(lambda: scene.line.succeeded == [1], "the result")
 
     assert [p.done for exchange in scene.line.taken for p in exchange.progress] == [1.0]
-    assert scene.supervisor.fatal is None
+    assert scene.supervisor.lifecycle.fatal is None
 
 
 @pytest.mark.parametrize("error", [ProtocolMismatch(3, 2), RoleMissing("k", "work")])
 def test_coordinator_that_will_never_listen_ends_the_worker(scene: Scene, error: DtqError) -> None:
     scene.line.refuse = lambda _: error
     scene.link.start()
-    scene.line.until(lambda: scene.supervisor.fatal is error, "the end")
+    scene.line.until(lambda: scene.supervisor.lifecycle.fatal is error, "the end")
 
 
 def test_defect_in_a_thread_does_not_end_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def test_defect_in_a_thread_does_not_end_it(scene: Scene, monkeypatch: pytest.Mo
     scene.link.start()
     scene.line.until(lambda: scene.line.succeeded == [1], "the result")
 
-    assert scene.supervisor.fatal is None
+    assert scene.supervisor.lifecycle.fatal is None
 
 
 def test_defect_that_shows_every_time_ends_the_worker_with_a_sentence(
@@ -293,4 +293,4 @@ def test_defect_that_shows_every_time_ends_the_worker_with_a_sentence(
     scene.link.start()
 
     assert ended.wait(DEADLINE_S)
-    assert "again and again" in str(scene.supervisor.fatal)
+    assert "again and again" in str(scene.supervisor.lifecycle.fatal)
