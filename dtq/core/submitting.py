@@ -79,6 +79,8 @@ def submit(
     whole = None if asked is None else asked.size
     if adds and (new > 0 or whole):
         queue_state.room_for(size, whole or new)
+    if asked is not None:
+        _room_for_edges(queue_state, asked, new=batch is None)  # before anything is changed
     if batch is None:
         batch = _new_batch(queue_state, spec, submission, session, now, asked)
         if whole is not None and asked is not None:
@@ -132,8 +134,6 @@ def _new_batch(
     if queue_state.draining and spec.options.queue in queue_state.draining:
         raise QueueDraining(spec.options.queue)
     delay_s = check_delay(submission.delay_s)
-    if after is not None:
-        _room_for_edges(queue_state, len(after.parents) + len(after.each))
     entry = queue_state.intern(spec)
     queue_state.last_batch += 1
     batch = Batch(queue_state.last_batch, entry, now)
@@ -167,8 +167,12 @@ def _new_batch(
     return batch
 
 
-def _room_for_edges(queue_state: QueueState, count: int) -> None:
+def _room_for_edges(queue_state: QueueState, after: After, *, new: bool) -> None:
+    """Check that there is room for the dependencies of a page, and of its batch, if that is new."""
     edges, most = queue_state.dependencies.edges, queue_state.rules.max_edges
+    count = sum([len(parents) for _, parents in after.items])
+    if new:
+        count += len(after.parents) + len(after.each)
     if edges + count > most:
         raise EdgesFull(edges, most)
 
@@ -179,7 +183,6 @@ def _append(
     lo, hi = batch.size, batch.size + count
     own = 0
     if after is not None and after.items:
-        _room_for_edges(queue_state, sum([len(parents) for _, parents in after.items]))
         own = queue_state.dependencies.append(batch, lo, hi, after)
         queue_state.tally.move(batch.queue, None, Move.BLOCKED, own)
         count -= own

@@ -255,6 +255,7 @@ def test_all_that_is_waited_for_is_bounded() -> None:
 
     with pytest.raises(EdgesFull):
         machine.submit(1, items={0: (of(one),)})
+    assert list(machine.machine.queue_state.batches) == [1, 2]  # what is refused leaves nothing behind
 
 
 def test_batch_with_items_that_could_not_be_made_durable_leaves_nothing(machine: Driver) -> None:
