@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -21,6 +22,8 @@ from dtq.wording import counted
 if TYPE_CHECKING:
     from dtq.model.dashboard import Dashboard
 
+#: How many seeds are drawn from where none is given: few enough to type.
+_SEEDS: Final = 1_000_000
 #: Pause between two lines of progress without a live view, in seconds.
 _LINES_S: Final = 2.0
 #: Lines of a terminal that stay free for what is said above the live view.
@@ -161,9 +164,9 @@ def _own_settings(directory: Path) -> Iterator[None]:
     show_default=True,
     help="Share of attempts that fail.",
 )
-@click.option("--seed", metavar="N", type=int, default=1, show_default=True, help="What chance begins with.")
+@click.option("--seed", metavar="N", type=int, help="What chance begins with.  [default: another one each time]")
 @click.option("--live/--no-live", default=True, help="Draw a dashboard, if standard error is a terminal.")
-def demo(tasks: int, workers: int, slots: int, failure_rate: float, seed: int, live: bool) -> None:
+def demo(tasks: int, workers: int, slots: int, failure_rate: float, seed: int | None, live: bool) -> None:
     """Start a cluster on this machine, and show it at work: real work, then requests over a network that fails.
 
     The requests have the priorities 1 to 10, are tried again when they fail, and end as dead letters after the fourth
@@ -178,7 +181,7 @@ def demo(tasks: int, workers: int, slots: int, failure_rate: float, seed: int, l
     from dtq.demo.report import lines
 
     began = time.monotonic()
-    load = Load(tasks=tasks, failure_rate=failure_rate, seed=seed)
+    load = Load(tasks=tasks, failure_rate=failure_rate, seed=random.randrange(_SEEDS) if seed is None else seed)
     with _interrupted_once(), _view(live) as view:
         each = " each" if workers > 1 else ""
         view.say(f"starting a coordinator and {counted(workers, 'worker')} of {counted(slots, 'slot')}{each}")
