@@ -12,7 +12,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Final
 
 from dtq.core import quarantining, workers
@@ -55,6 +56,18 @@ def _place(outcome: Succeeded | Failed) -> tuple[int, int]:
     return outcome.token, outcome.lo if isinstance(outcome, Succeeded) else outcome.index
 
 
+def _from_the_end(released: Sequence[Released]) -> Iterable[Released]:
+    """Returned tasks in the order in which they can be given back: leases that wait for others before those, and the
+    parts of one lease from its end on, for each is the end of what is left.
+    """
+    if len(released) < 2:
+        return released
+    parts: dict[int, list[Released]] = {}
+    for back in reversed(released):
+        parts.setdefault(back.token, []).append(back)
+    return [back for of_one in parts.values() for back in sorted(of_one, key=attrgetter("lo"), reverse=True)]
+
+
 class Reporting:
     """Applies the reports of workers.
 
@@ -94,7 +107,7 @@ class Reporting:
                 self._succeeded(worker, outcome, answer, now)
             else:
                 self._failed(worker, outcome, now)
-        for back in reversed(released):  # successors before the task that they wait for
+        for back in _from_the_end(released):
             self._released(worker, back, now)
         if outcomes:
             worker.settled_at = now

@@ -145,13 +145,15 @@ def test_module_that_was_missing_is_found_when_it_is_there(scene: Scene) -> None
     assert scene.run("late5:value") == 3
 
 
-def test_message_about_a_missing_function_names_the_file(scene: Scene) -> None:
-    path = scene.write("outer6", "")
-    os.utime(path, (0.0, 0.0))  # a file that is milliseconds old at its import may have changed meanwhile, to a slot
-    before = scene.run("outer6:pid")
-    with pytest.raises(CannotImport, match=rf"the module outer6 \({path}\) has no nosuch"):
-        scene.run("outer6:nosuch")
-    assert scene.run("outer6:pid") == before, "it is not in the file either, so another slot would not help"
+def test_message_about_a_missing_function_names_the_file(tmp_path: Path) -> None:
+    # Given a slot that has imported nothing but one file, and that long after it was written
+    with Cluster(tmp_path, memory=True) as cluster, (scene := Scene(cluster)).client:
+        path = scene.write("outer6", "")
+        os.utime(path, (0.0, 0.0))
+        before = scene.run("outer6:pid")
+        with pytest.raises(CannotImport, match=rf"the module outer6 \({path}\) has no nosuch"):
+            scene.run("outer6:nosuch")
+        assert scene.run("outer6:pid") == before, "it is not in the file either, so another slot would not help"
 
 
 def test_reload_off_keeps_the_old_code_and_says_so(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -258,6 +260,13 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     # Then the command ends as if by SIGPIPE, in silence
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (141, b"")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_error(closed: str, tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m dtq config {closed}"
+    ended = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -245,6 +245,18 @@ def test_results_and_the_release_of_the_rest_come_in_one_report(machine: Driver,
     assert machine.machine.queue_state.leases == {}
 
 
+@pytest.mark.parametrize("order", [(5, 3), (3, 5)])
+def test_parts_of_a_lease_are_released_in_any_order(machine: Driver, chunk: Lease, order: tuple[int, int]) -> None:
+    # What a slot had not begun goes back when the slot is known to have stopped, the rest when that is stopped
+    parts = {3: Released(token=chunk.token, lo=3, hi=5), 5: Released(token=chunk.token, lo=5, hi=8)}
+
+    machine.exchange(succeeded=(succeeded(chunk, 0, b"", b"", b""),), released=tuple(parts[lo] for lo in order))
+
+    assert machine.machine.refused == 0
+    assert machine.states(2, 8) == [State.SUCCEEDED] * 3 + [State.PENDING] * 5
+    assert machine.machine.queue_state.leases == {}
+
+
 # -- what a worker holds --------------------------------------------------------------------------------------------
 
 
