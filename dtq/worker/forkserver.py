@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Final
 
 from dtq.client.functions import cannot_import
@@ -97,7 +98,9 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
-    greeting = sock.recv(LONGEST)
+    greeting = b""
+    with suppress(ConnectionResetError):
+        greeting = sock.recv(LONGEST)
     if not greeting:
         return 0
     worker, paths, modules = safepickle.loads(greeting)
@@ -106,7 +109,8 @@ def main(arguments: list[str]) -> int:
     sources = Sources()
     sources.begin()
     failed = _import(modules, worker)
-    sock.send(safepickle.dumps(plain(failed or Ready(os.getpid()))))
+    with suppress(BrokenPipeError, ConnectionResetError):  # that the supervisor is gone shows next
+        sock.send(safepickle.dumps(plain(failed or Ready(os.getpid()))))
     if failed is not None:
         return 1
     sources.note()

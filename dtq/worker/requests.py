@@ -44,7 +44,10 @@ def send(sock: socket.socket, request: Request) -> None:
 
 def receive(sock: socket.socket) -> Request | None:
     """The next request, with descriptors of this process; None if the supervisor is gone."""
-    letters, descriptors, _, _ = socket.recv_fds(sock, 64, len(_LETTERS))
+    try:
+        letters, descriptors, _, _ = socket.recv_fds(sock, 64, len(_LETTERS))
+    except ConnectionResetError:  # it is gone, and had not read everything
+        return None
     if not letters:
         return None
     given = dict(zip(letters, descriptors, strict=True))

@@ -50,3 +50,14 @@ def test_descriptors_arrive_as_what_they_were_sent_for(
 def test_closed_socket_is_no_request(ends: tuple[socket.socket, socket.socket]) -> None:
     ends[0].close()
     assert receive(ends[1]) is None
+
+
+def test_supervisor_that_is_gone_asks_for_nothing_whether_it_has_read_everything_or_not(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = ends
+    theirs.send(b"ready")
+    ours.close()  # with what was sent to it unread: the other side is reset
+
+    assert receive(theirs) is None
+    assert receive(theirs) is None
