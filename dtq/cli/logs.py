@@ -21,6 +21,7 @@ from dtq.errors import InvalidValue
 from dtq.model.ids import TaskId, parse_named
 from dtq.model.snapshots import OutputPart
 from dtq.model.text import printable
+from dtq.wording import counted
 
 #: What a terminal does not show any more: a progress bar goes back to the begin of its line, and writes over it.
 _WRITTEN_OVER: Final = re.compile(r"[^\n]*\r(?=[^\n\r])")
@@ -60,6 +61,8 @@ class Screen:
             say(f"dtq: attempt {piece.part.attempt}")
         self._attempt = piece.part.attempt
         if self._raw:
+            if piece.left_out:  # nothing that passes for all of the output is printed in silence
+                say(f"dtq: {counted(piece.left_out, 'byte')} of output are left out before what follows")
             sys.stdout.buffer.write(piece.part.data)
         else:
             self.write(piece.text)
@@ -177,7 +180,7 @@ def _last_lines(pieces: list[_Piece], count: int | None) -> str:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended, further attempts included.")
 @click.option("--attempt", metavar="N", type=click.IntRange(1, 1_000_000), help="Of this attempt, from 1.  [the last]")
 @click.option("--tail", metavar="N", type=click.IntRange(0), help="Begin with the last N lines.")
-@click.option("--raw", is_flag=True, help="Print bytes as they are: no escapes, no remarks.")
+@click.option("--raw", is_flag=True, help="Print bytes as they are: no escapes, remarks on standard error.")
 @options.connecting
 @options.as_json
 def logs(

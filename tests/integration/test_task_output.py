@@ -54,6 +54,16 @@ def test_command_shows_the_tasks_of_a_batch_that_printed(client: Client, cluster
     assert refused.stderr == f"dtq: a task to follow cannot be '{number}': it names 7; name one of them.\n"
 
 
+def test_raw_output_without_its_middle_does_not_pass_for_all_of_it(client: Client, cluster: Cluster) -> None:
+    # Given a task that prints more than the 4 KiB that the worker keeps
+    handle = client.submit("builtins:print", "x" * 100_000)
+    handle.result(60)
+    # When it is shown byte by byte, then the bytes are on standard output, and a remark beside them
+    shown = cluster.command("logs", handle.id, "--raw")
+    assert len(shown.stdout) == 4096
+    assert shown.stderr == "dtq: 95,905 bytes of output are left out before what follows\n"
+
+
 def test_output_of_programs_and_of_forked_children_is_their_tasks(client: Client) -> None:
     handle = client.submit(printing_work.say_fork_and_child, "said")
     handle.result(DEADLINE_S)
